@@ -1,0 +1,149 @@
+-- Tables: what lago_push keeps. They are private; the views are what users read.
+-- A dump carries configuration, waiting messages and accounts, but never an API key.
+
+create table lago_push.destination (
+    id           integer generated always as identity,
+    name         text not null,
+    url          text not null,
+    headers      jsonb not null default '{}',
+    rate_limit   numeric,
+    connections  integer not null default 16,
+    timeout      interval not null default '30 s',
+    ca_file      text,
+    proxy        text,
+    allow_http   boolean not null default false,
+    api_key_file text,
+    held_because text,
+    constraint destination_is_numbered primary key (id),
+    constraint destination_name_is_unique unique (name),
+    constraint destination_has_a_name check (name <> ''),
+    constraint headers_are_text_by_name check (jsonb_typeof(headers) = 'object'),
+    constraint rate_limit_is_positive check (rate_limit > 0 and rate_limit <= 1000000),
+    constraint connections_are_1_to_256 check (connections between 1 and 256),
+    constraint timeout_is_1_s_to_1_h check (timeout between '1 s' and '1 h')
+);
+comment on table lago_push.destination is 'One Lago organization: where it is and how to talk to it. Private; read lago_push.destinations.';
+
+-- Apart from lago_push.destination, so that a dump can carry the one and not the other.
+create table lago_push.api_key (
+    destination_id integer not null,
+    api_key        text not null,
+    constraint one_api_key_per_destination primary key (destination_id),
+    constraint api_key_belongs_to_a_destination
+        foreign key (destination_id) references lago_push.destination (id) on delete cascade,
+    constraint api_key_is_not_empty check (api_key <> '')
+);
+comment on table lago_push.api_key is 'The API key of each destination. Readable by the extension''s owner only, and in no dump.';
+
+create table lago_push.destination_health (
+    destination_id  integer not null,
+    requests        bigint not null default 0,
+    failures        bigint not null default 0,
+    next_attempt_at timestamptz,
+    last_status     integer,
+    last_error      text,
+    last_error_at   timestamptz,
+    constraint one_health_per_destination primary key (destination_id),
+    constraint health_belongs_to_a_destination
+        foreign key (destination_id) references lago_push.destination (id) on delete cascade
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+comment on table lago_push.destination_health is 'How each destination answered so far; written by the worker. Private; read lago_push.destinations.';
+
+create table lago_push.sync (
+    id             integer generated always as identity,
+    name           text not null,
+    source         regclass not null,
+    destination_id integer not null,
+    endpoint       text not null,
+    template       text not null,
+    operations     text[] not null,
+    columns        name[],
+    filter         text,
+    batch_size     integer not null default 100,
+    on_error       text not null default 'dead_letter',
+    state          text not null default 'draft',
+    constraint sync_is_numbered primary key (id),
+    constraint sync_name_is_unique unique (name),
+    constraint sync_has_a_name check (name <> ''),
+    constraint sync_has_a_destination
+        foreign key (destination_id) references lago_push.destination (id),
+    constraint operations_are_known check (operations <@ '{insert,update,delete}' and operations <> '{}'),
+    constraint batch_size_is_1_to_100 check (batch_size between 1 and 100),
+    constraint on_error_is_known check (on_error in ('dead_letter', 'raise')),
+    constraint state_is_known check (state in ('draft', 'active', 'paused'))
+);
+comment on table lago_push.sync is 'Source table, operations, template, endpoint and destination. Private; read lago_push.status.';
+
+create table lago_push.account (
+    sync_id           integer not null,
+    delivered         bigint not null default 0,
+    duplicate         bigint not null default 0,
+    rejected          bigint not null default 0,
+    last_delivered_at timestamptz,
+    last_error        text,
+    last_error_at     timestamptz,
+    constraint one_account_per_sync primary key (sync_id),
+    constraint account_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+comment on table lago_push.account is 'What became of each sync''s messages so far; moves in the transaction that settles them. Private; read lago_push.status.';
+
+create sequence lago_push.message_id as bigint;
+comment on sequence lago_push.message_id is 'Numbers messages in the order of capture. Gaps are normal: rolled-back transactions leave them.';
+
+-- Inserted, then deleted, never updated. No foreign key: it would lock the sync's row for every
+-- transaction that bills. Payloads stay in line up to a page: they are read once, soon.
+create table lago_push.message (
+    id          bigint not null,
+    enqueued_at timestamptz not null,
+    sync_id     integer not null,
+    operation   "char" not null,
+    payload     text not null,
+    constraint message_is_numbered primary key (id)
+) with (
+    toast_tuple_target = 8160,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000
+);
+alter table lago_push.message alter column payload set storage external;
+comment on table lago_push.message is 'The outbox: payloads frozen in the transaction that caused them, until they are settled. Private; read lago_push.outbox.';
+
+create table lago_push.retry (
+    message_id      bigint not null,
+    attempts        integer not null,
+    next_attempt_at timestamptz not null,
+    last_error      text not null,
+    constraint one_retry_per_message primary key (message_id)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+comment on table lago_push.retry is 'The messages that failed by what may be their own fault, and when each is tried again. Private; read lago_push.outbox.';
+
+create table lago_push.dead_letter (
+    id           bigint not null,
+    enqueued_at  timestamptz not null,
+    died_at      timestamptz not null,
+    sync_id      integer,
+    attempts     integer not null,
+    reply_status integer,
+    operation    "char" not null,
+    sync_name    text not null,
+    reason       text not null,
+    payload      text,
+    source_row   json,
+    reply        text,
+    constraint dead_letter_is_numbered primary key (id)
+);
+alter table lago_push.dead_letter alter column payload set storage external;
+create index dead_letter_by_sync on lago_push.dead_letter (sync_id, id);
+comment on table lago_push.dead_letter is 'Messages that Lago rejected and rows that could not be rendered, each with its reason. Private; read lago_push.dead_letters.';
+
+select pg_catalog.pg_extension_config_dump('lago_push.destination', '');
+select pg_catalog.pg_extension_config_dump('lago_push.destination_id_seq', '');
+select pg_catalog.pg_extension_config_dump('lago_push.destination_health', '');
+select pg_catalog.pg_extension_config_dump('lago_push.sync', '');
+select pg_catalog.pg_extension_config_dump('lago_push.sync_id_seq', '');
+select pg_catalog.pg_extension_config_dump('lago_push.account', '');
+select pg_catalog.pg_extension_config_dump('lago_push.message_id', '');
+select pg_catalog.pg_extension_config_dump('lago_push.message', '');
+select pg_catalog.pg_extension_config_dump('lago_push.retry', '');
+select pg_catalog.pg_extension_config_dump('lago_push.dead_letter', '');

@@ -1,0 +1,113 @@
+-- Views: the stable way to look. Columns are documented in the README.
+
+create view lago_push.status as
+select s.name as sync,
+       s.state,
+       s.source::text as source,
+       d.name as destination,
+       coalesce(waiting.pending, 0) as pending,
+       pg_catalog.now() - waiting.oldest as oldest_pending,
+       coalesce(waiting.retrying, 0) as retrying,
+       coalesce(a.delivered, 0) as delivered,
+       coalesce(dead.letters, 0) as dead,
+       a.last_delivered_at,
+       case when latest.died_at > a.last_error_at or a.last_error_at is null
+            then latest.reason else a.last_error end as last_error,
+       greatest(latest.died_at, a.last_error_at) as last_error_at
+  from lago_push.sync s
+  join lago_push.destination d on d.id = s.destination_id
+  left join lago_push.account a on a.sync_id = s.id
+  left join (select m.sync_id,
+                    pg_catalog.count(*) as pending,
+                    pg_catalog.min(m.enqueued_at) as oldest,
+                    pg_catalog.count(r.message_id) as retrying
+               from lago_push.message m
+               left join lago_push.retry r on r.message_id = m.id
+              group by m.sync_id) waiting on waiting.sync_id = s.id
+  left join (select l.sync_id, pg_catalog.count(*) as letters
+               from lago_push.dead_letter l
+              group by l.sync_id) dead on dead.sync_id = s.id
+  left join lateral (select l.reason, l.died_at
+                       from lago_push.dead_letter l
+                      where l.sync_id = s.id
+                      order by l.id desc
+                      limit 1) latest on true;
+comment on view lago_push.status is 'One row per sync: its state and what became of its messages.';
+comment on column lago_push.status.state is 'draft: captures nothing yet; active: captures and delivers; paused: captures, does not deliver';
+comment on column lago_push.status.pending is 'messages in the outbox, not yet delivered or dead';
+comment on column lago_push.status.oldest_pending is 'how long the oldest of them has waited';
+comment on column lago_push.status.retrying is 'those of them that failed at least once by what may be their own fault';
+comment on column lago_push.status.delivered is 'messages Lago has taken, ever';
+comment on column lago_push.status.dead is 'dead letters now';
+comment on column lago_push.status.last_error is 'what went wrong last, in a sentence; it stays after things went well again, so look at its time';
+
+create view lago_push.destinations as
+select d.name,
+       d.url,
+       case when d.held_because is not null then 'held: ' || d.held_because
+            when h.next_attempt_at > pg_catalog.clock_timestamp() then 'backing off'
+            else 'open' end as state,
+       coalesce(f.in_flight, 0) as in_flight,
+       coalesce(h.requests, 0) as requests,
+       coalesce(h.failures, 0) as failures,
+       d.rate_limit,
+       h.next_attempt_at,
+       h.last_status,
+       h.last_error,
+       h.last_error_at
+  from lago_push.destination d
+  left join lago_push.destination_health h on h.destination_id = d.id
+  left join lago_push._in_flight() f on f.destination_id = d.id;
+comment on view lago_push.destinations is 'One row per destination: whether it takes deliveries, and how it answered so far.';
+comment on column lago_push.destinations.state is 'open; held: by whom or why; backing off: in trouble, next tried at next_attempt_at';
+comment on column lago_push.destinations.in_flight is 'requests under way now';
+comment on column lago_push.destinations.failures is 'requests that got no answer, or one that is neither an acceptance nor a refusal of single messages';
+
+create view lago_push.outbox as
+select m.id,
+       s.name as sync,
+       m.enqueued_at,
+       coalesce(r.attempts, 0) as attempts,
+       r.next_attempt_at,
+       r.last_error,
+       m.payload
+  from lago_push.message m
+  left join lago_push.sync s on s.id = m.sync_id
+  left join lago_push.retry r on r.message_id = m.id;
+comment on view lago_push.outbox is 'One row per message waiting for delivery.';
+comment on column lago_push.outbox.payload is 'exactly the bytes that are or will be sent';
+
+create view lago_push.dead_letters as
+select l.id,
+       l.sync_name as sync,
+       case l.operation when 'i' then 'insert' when 'u' then 'update' else 'delete' end as operation,
+       l.payload,
+       l.source_row::jsonb as source_row,
+       l.reason,
+       l.reply_status,
+       l.reply,
+       l.attempts,
+       l.died_at
+  from lago_push.dead_letter l;
+comment on view lago_push.dead_letters is 'One row per message that Lago rejected or row that could not be rendered, with the reason.';
+comment on column lago_push.dead_letters.payload is 'what was sent; null if the row could not be rendered';
+comment on column lago_push.dead_letters.source_row is 'the row, if it could not be rendered';
+
+create view lago_push.workers as
+select w.database::name as database,
+       w.pid,
+       w.state,
+       w.started_at,
+       w.last_activity,
+       w.messages_per_second
+  from lago_push._workers() w;
+comment on view lago_push.workers is 'One row per database that has, or had since the server started, a worker.';
+comment on column lago_push.workers.state is 'working, idle, or asleep: not connected, a commit wakes it';
+comment on column lago_push.workers.last_activity is 'when it last read, sent or settled something';
+
+create view lago_push.endpoints as
+select e.name, e.method, e.path, e.root, e.required, e.batch, e.idempotent, e.example
+  from lago_push._endpoints() e;
+comment on view lago_push.endpoints is 'One row per Lago call a sync can make.';
+comment on column lago_push.endpoints.batch is 'how many messages one request may hold';
+comment on column lago_push.endpoints.idempotent is 'whether repeating a call is harmless';

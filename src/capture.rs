@@ -1,0 +1,197 @@
+//! Capture, first step of a row's journey: the trigger, and the transaction's buffer of messages.
+//!
+//! It promises the outbox that a message is written if and only if the transaction that changed the
+//! row commits, whatever savepoints, prepared transactions or deferred triggers are involved; and the
+//! application that its write neither waits for anything nor fails, unless the sync asks for that.
+
+use crate::buffer::{Buffer, StillBorn, Subtransaction};
+use crate::pg::cell;
+use crate::pg::trigger::{Fired, Unfit};
+use crate::pg::xact::{self, Moment, SubMoment};
+use crate::sync::{self, Compiled, OnError};
+use crate::{outbox, settings, shared};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::pg_sys::panic::ErrorReport;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    static BUFFER: RefCell<Buffer> = RefCell::new(Buffer::default());
+    /// Where a row is rendered, kept for its capacity. Apart from the buffer, because a type's
+    /// function may run a statement that captures rows of its own.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static TRANSACTION: Cell<Transaction> = const { Cell::new(Transaction::QUIET) };
+}
+
+/// What the transaction under way has to do with us.
+#[derive(Clone, Copy)]
+struct Transaction {
+    /// It has captured messages, or changed what the worker must know.
+    wakes: bool,
+    captured: bool,
+    /// Its last chance to write has passed: what is captured from now on is written at once.
+    ending: bool,
+}
+
+impl Transaction {
+    const QUIET: Transaction = Transaction { wakes: false, captured: false, ending: false };
+}
+
+fn note(change: impl FnOnce(&mut Transaction)) {
+    let mut transaction = TRANSACTION.get();
+    change(&mut transaction);
+    TRANSACTION.set(transaction);
+}
+
+/// Whether the transaction under way has captured anything.
+pub fn has_captured() -> bool {
+    TRANSACTION.get().captured
+}
+
+/// Wakes the worker when the transaction under way commits.
+pub fn wake_at_commit() {
+    note(|transaction| transaction.wakes = true);
+}
+
+/// Captures the row a trigger fired for.
+pub fn capture(fired: &Fired) {
+    let compiled = sync::of(fired);
+    let operation = fired.operation();
+    match &*compiled {
+        Compiled::Draft => {}
+        Compiled::Ready(ready) if !ready.covers(operation) => {}
+        Compiled::Ready(ready) => {
+            let mut payload = SCRATCH.take();
+            payload.clear();
+            match ready.plan.render(operation, fired.row(), fired.old(), &mut payload) {
+                Ok(()) => with_buffer(|buffer, current| buffer.push_payload(current, ready.sync, operation, &payload)),
+                Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error),
+            }
+            // One huge row should not stay allocated for the life of the backend.
+            payload.shrink_to(64 * 1024);
+            SCRATCH.set(payload);
+        }
+        Compiled::Broken { sync, reason, on_error } => unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error),
+    }
+}
+
+fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError) {
+    if on_error == OnError::Raise {
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, format!("sync \"{name}\" cannot bill this row: {reason}"), "capture")
+            .set_hint("Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.")
+            .report(PgLogLevel::ERROR);
+    }
+    let dead = StillBorn { sync_name: name.to_owned(), reason, source_row: cell::row_to_json(fired.row()) };
+    with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
+}
+
+fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {
+    let current = xact::current_subtransaction();
+    BUFFER.with_borrow_mut(|buffer| {
+        push(buffer, current);
+        if TRANSACTION.get().ending || buffer.size() > settings::capture_memory_bytes() {
+            outbox::write(buffer, current);
+        }
+    });
+    note(|transaction| {
+        transaction.wakes = true;
+        transaction.captured = true;
+    });
+}
+
+const TOP_LEVEL: Subtransaction = 1;
+
+/// A transaction reaches a moment of its life.
+pub fn on_transaction(moment: Moment) {
+    match moment {
+        Moment::BeforeEnd => {
+            if TRANSACTION.get().captured {
+                BUFFER.with_borrow_mut(|buffer| {
+                    if !buffer.is_empty() {
+                        outbox::write(buffer, TOP_LEVEL);
+                    }
+                });
+                note(|transaction| transaction.ending = true);
+                // Claimed here, where there may still be errors; after commit there may be none.
+                shared::own_slot();
+            }
+        }
+        Moment::Committed => {
+            let transaction = TRANSACTION.replace(Transaction::QUIET);
+            if transaction.wakes {
+                clear_buffer();
+                wake_worker();
+            }
+        }
+        // A prepared transaction's messages become visible in another session: see on_command.
+        Moment::Prepared | Moment::Aborted => {
+            if TRANSACTION.replace(Transaction::QUIET).wakes {
+                clear_buffer();
+            }
+        }
+    }
+}
+
+/// A subtransaction reaches a moment of its life.
+pub fn on_subtransaction(moment: SubMoment) {
+    if !TRANSACTION.get().captured {
+        return;
+    }
+    BUFFER.with_borrow_mut(|buffer| match moment {
+        // Once the transaction holds too much, each subtransaction writes its own before it merges:
+        // its parent's rows cannot be written under it, and a loop of a million must not pile up.
+        SubMoment::BeforeCommit(child) if buffer.size() > settings::capture_memory_bytes() => outbox::write(buffer, child),
+        SubMoment::BeforeCommit(_) => {}
+        SubMoment::Committed { child, parent } => buffer.merge(child, parent),
+        SubMoment::Aborted(child) => buffer.forget(child),
+    });
+}
+
+fn clear_buffer() {
+    // Never in use here, but this runs where an error would take the server down.
+    BUFFER.with(|buffer| {
+        if let Ok(mut buffer) = buffer.try_borrow_mut() {
+            buffer.clear();
+        }
+    });
+}
+
+/// Tells this database's worker that there is something to read.
+pub fn wake_worker() {
+    if let Some(slot) = shared::own_slot() {
+        slot.wake();
+    }
+}
+
+/// Entry point of the trigger function `lago_push.capture()`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn lago_push_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: the function manager passes its call record.
+    match unsafe { Fired::new(fcinfo) } {
+        Ok(fired) => capture(&fired),
+        Err(unfit) => refuse(unfit),
+    }
+    // The result of an AFTER trigger is ignored, but must be a null pointer, not SQL NULL.
+    pg_sys::Datum::from(0usize)
+}
+
+/// Tells the function manager how `lago_push_capture` wants to be called.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_lago_push_capture() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+fn refuse(unfit: Unfit) {
+    let detail = match unfit {
+        Unfit::NotATrigger => "It was called as an ordinary function.",
+        Unfit::NotAfterEachRow => "It was fired before or instead of the row's change, or once for a whole statement.",
+        Unfit::Truncate => "TRUNCATE removes rows without visiting them, so there is nothing to bill.",
+        Unfit::OneArgument => "It takes one argument: the name of the sync.",
+    };
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, "lago_push.capture() is not declared as it must be", "capture")
+        .set_detail(detail)
+        .set_hint("create trigger … after insert or update or delete on … for each row execute function lago_push.capture('sync')")
+        .report(PgLogLevel::ERROR);
+}

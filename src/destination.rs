@@ -1,0 +1,107 @@
+//! Destination: what the worker knows of where messages go, as stored, read anew when it changes.
+//!
+//! Serves the worker. Compared by value, so that a change of one destination leaves the connections
+//! of all others alone.
+
+use crate::lane::Limits;
+use crate::outbox::Result;
+use crate::sender::{ApiKey, Route};
+use pgrx::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug, PartialEq)]
+pub struct Destination {
+    pub name: String,
+    pub route: Route,
+    pub limits: Limits,
+    pub gate: Gate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    Held,
+}
+
+/// Where a sync's messages go, and whether they do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub destination: i32,
+    pub gate: Gate,
+    pub batch_size: usize,
+}
+
+/// All destinations and syncs of a database, by number.
+#[derive(Debug, Default, PartialEq)]
+pub struct Directory {
+    pub destinations: BTreeMap<i32, Destination>,
+    pub syncs: BTreeMap<i32, Delivery>,
+}
+
+/// Reads the directory, in the current transaction.
+pub fn read() -> Result<Directory> {
+    Spi::connect(|client| {
+        let mut directory = Directory::default();
+        let syncs = client.select("select s.id, s.destination_id, s.state, s.batch_size from lago_push.sync s where s.state <> 'draft'", None, &[])?;
+        for row in syncs {
+            let (Some(id), Some(destination)) = (row.get::<i32>(1)?, row.get(2)?) else { continue };
+            let gate = if row.get::<String>(3)?.as_deref() == Some("active") { Gate::Open } else { Gate::Held };
+            let batch_size = usize::try_from(row.get::<i32>(4)?.unwrap_or(1)).unwrap_or(1);
+            directory.syncs.insert(id, Delivery { destination, gate, batch_size });
+        }
+        let rows = client.select(
+            "select d.id, d.name, d.url, d.headers::text, d.rate_limit::float8, d.connections,
+                    extract(epoch from d.timeout)::float8, d.ca_file, d.proxy, d.api_key_file, k.api_key,
+                    d.held_because is not null
+               from lago_push.destination d
+               left join lago_push.api_key k on k.destination_id = d.id",
+            None,
+            &[],
+        )?;
+        for row in rows {
+            let Some(id) = row.get::<i32>(1)? else { continue };
+            let connections = usize::try_from(row.get::<i32>(6)?.unwrap_or(1)).unwrap_or(1);
+            // A request holds what the least patient of its syncs allows; one lane serves them all.
+            let batch_size = directory.syncs.values().filter(|sync| sync.destination == id).map(|sync| sync.batch_size).min().unwrap_or(100);
+            let key = match (row.get::<String>(11)?, row.get::<String>(10)?) {
+                (Some(key), _) => Some(ApiKey::new(key)),
+                (None, Some(path)) => key_in_file(&path),
+                (None, None) => None,
+            };
+            let destination = Destination {
+                name: row.get(2)?.unwrap_or_default(),
+                route: Route {
+                    url: row.get(3)?.unwrap_or_default(),
+                    api_key: key,
+                    headers: headers(row.get(4)?),
+                    timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0)).unwrap_or(Duration::from_secs(30)),
+                    connections,
+                    ca_file: row.get(8)?,
+                    proxy: row.get(9)?,
+                },
+                limits: Limits { connections, batch_size, rate: row.get(5)? },
+                gate: if row.get(12)?.unwrap_or(false) { Gate::Held } else { Gate::Open },
+            };
+            directory.destinations.insert(id, destination);
+        }
+        Ok(directory)
+    })
+}
+
+fn headers(json: Option<String>) -> Vec<(String, String)> {
+    let parsed: Option<BTreeMap<String, String>> = json.and_then(|json| serde_json::from_str(&json).ok());
+    parsed.unwrap_or_default().into_iter().collect()
+}
+
+/// The key in a file, without the line break an editor adds. A file that cannot be read leaves the
+/// destination without a key: Lago's 401 then says so in `destinations`, and the log says why.
+fn key_in_file(path: &str) -> Option<ApiKey> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some(ApiKey::new(text.trim().to_owned())),
+        Err(error) => {
+            pgrx::log!("lago_push cannot read an api_key_file: {}", error.kind());
+            None
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Lane: the messages the worker holds for one destination, and when which of them go out.
+//!
+//! Between outbox and sender. Pure: time comes in as an argument. It promises the sender batches
+//! that respect the destination's limits, and the operator that a destination in trouble is probed
+//! by one request at a time, with growing pauses, while its messages wait unharmed.
+#![forbid(unsafe_code)]
+
+use crate::backoff::{self, Dice};
+use crate::cursor::Range;
+use crate::verdict::Condition;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// A message as the worker holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub id: i64,
+    pub sync: i32,
+    pub operation: u8,
+    pub payload: String,
+    /// Attempts that failed by what may be its own fault.
+    pub attempts: u32,
+    pub company: Company,
+}
+
+/// Whether a message may share a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    Any,
+    Alone,
+}
+
+/// After this many failed attempts a message goes alone, so that one that always fails stops taking
+/// its batch with it.
+const ISOLATE_AFTER: u32 = 3;
+/// Unexpected answers in a row after which the destination counts as in trouble.
+const DOUBTS_TO_TROUBLE: u32 = 3;
+/// How long a batch that is not full waits for company while other requests are under way.
+const LINGER: Duration = Duration::from_millis(4);
+/// The largest body, unless one message alone exceeds it; proxies in front of Lago refuse larger ones.
+const MOST_BYTES: usize = 900_000;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    pub connections: usize,
+    pub batch_size: usize,
+    /// Requests per second; none means as fast as it goes.
+    pub rate: Option<f64>,
+}
+
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Send(Vec<Message>),
+    /// Nothing before that moment, unless something arrives or returns.
+    Wait(Option<Instant>),
+}
+
+#[derive(Debug)]
+pub struct Lane {
+    pub limits: Limits,
+    /// Ids the cursor passed while this lane had no room; they are still to be read.
+    pub behind: Option<Range>,
+    ready: VecDeque<Message>,
+    alone: VecDeque<Message>,
+    later: BTreeMap<(Instant, i64), Message>,
+    ready_since: Option<Instant>,
+    in_flight: usize,
+    messages: usize,
+    bytes: usize,
+    failures: u32,
+    closed_until: Option<Instant>,
+    next_slot: Option<Instant>,
+}
+
+impl Lane {
+    pub fn new(limits: Limits) -> Self {
+        Lane {
+            limits,
+            behind: None,
+            ready: VecDeque::new(),
+            alone: VecDeque::new(),
+            later: BTreeMap::new(),
+            ready_since: None,
+            in_flight: 0,
+            messages: 0,
+            bytes: 0,
+            failures: 0,
+            closed_until: None,
+            next_slot: None,
+        }
+    }
+
+    /// Messages held, in flight included, and their bytes.
+    pub fn load(&self) -> (usize, usize) {
+        (self.messages, self.bytes)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Takes in a message read from the outbox. `due` is when it may go, if not at once.
+    pub fn admit(&mut self, message: Message, due: Option<Instant>, now: Instant) {
+        self.messages += 1;
+        self.bytes += message.payload.len();
+        self.queue(message, due, now, End::Back);
+    }
+
+    /// The cursor passes `id` without taking it in.
+    pub fn pass_over(&mut self, id: i64) {
+        let range = self.behind.get_or_insert(Range { from: id, to: id });
+        range.from = range.from.min(id);
+        range.to = range.to.max(id);
+    }
+
+    /// A request came back.
+    pub fn returned(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// A message has left for good: delivered, rejected.
+    pub fn settled(&mut self, payload_bytes: usize) {
+        self.messages -= 1;
+        self.bytes -= payload_bytes;
+    }
+
+    /// A message has to go again, at once and before what came after it.
+    pub fn resend(&mut self, message: Message, now: Instant) {
+        self.queue(message, None, now, End::Front);
+    }
+
+    /// A message failed by what may be its own fault. Gives the message's wait.
+    pub fn retry(&mut self, mut message: Message, now: Instant, wait: Duration) {
+        message.attempts += 1;
+        self.queue(message, Some(now + wait), now, End::Back);
+    }
+
+    /// Takes note of what a reply says of the destination. Gives the pause it starts, if it does.
+    pub fn observe(&mut self, condition: &Condition, now: Instant, dice: &mut Dice) -> Option<Duration> {
+        let asked = match condition {
+            Condition::Well => {
+                self.failures = 0;
+                self.closed_until = None;
+                return None;
+            }
+            // Requests that were under way when the pause began tell nothing new.
+            _ if self.closed_until.is_some_and(|until| until > now) => return None,
+            Condition::Doubtful { .. } => None,
+            Condition::Trouble { wait, .. } => *wait,
+        };
+        self.failures = self.failures.saturating_add(1);
+        if matches!(condition, Condition::Doubtful { .. }) && self.failures < DOUBTS_TO_TROUBLE {
+            return None;
+        }
+        let pause = asked.unwrap_or_else(|| backoff::wait(self.failures, dice.throw()));
+        self.closed_until = Some(now + pause);
+        Some(pause)
+    }
+
+    /// Forgets trouble: the operator changed something, so it is worth trying at once.
+    pub fn reopen(&mut self) {
+        self.failures = 0;
+        self.closed_until = None;
+    }
+
+    /// Takes back everything not in flight of the syncs for which `gone` says so, passing over it.
+    pub fn give_back(&mut self, gone: impl Fn(i32) -> bool) -> Vec<Message> {
+        let mut out = Vec::new();
+        for queue in [&mut self.ready, &mut self.alone] {
+            for message in std::mem::take(queue) {
+                if gone(message.sync) { out.push(message) } else { queue.push_back(message) }
+            }
+        }
+        for (due, message) in std::mem::take(&mut self.later) {
+            if gone(message.sync) { out.push(message) } else { drop(self.later.insert(due, message)) }
+        }
+        for message in &out {
+            self.messages -= 1;
+            self.bytes -= message.payload.len();
+        }
+        out
+    }
+
+    /// The ids of what waits here. What is in flight is not among them.
+    pub fn ids(&self) -> impl Iterator<Item = i64> {
+        self.ready.iter().chain(&self.alone).chain(self.later.values()).map(|message| message.id)
+    }
+
+    /// Decides what goes out now.
+    pub fn next(&mut self, now: Instant) -> Next {
+        while let Some(entry) = self.later.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let message = entry.remove();
+            self.queue(message, None, now, End::Back);
+        }
+        let due = self.later.first_key_value().map(|((due, _), _)| *due);
+        if self.ready.is_empty() && self.alone.is_empty() {
+            return Next::Wait(due);
+        }
+        let connections = if self.failures == 0 { self.limits.connections } else { 1 };
+        if self.in_flight >= connections {
+            return Next::Wait(None);
+        }
+        for gate in [self.closed_until, self.next_slot] {
+            if let Some(gate) = gate.filter(|gate| *gate > now) {
+                return Next::Wait(Some(gate));
+            }
+        }
+        if self.alone.is_empty() && self.ready.len() < self.limits.batch_size && self.in_flight > 0 {
+            let full_enough = self.ready_since.unwrap_or(now) + LINGER;
+            if full_enough > now {
+                return Next::Wait(Some(full_enough));
+            }
+        }
+        let batch = self.take();
+        self.ready_since = (!self.ready.is_empty()).then_some(now);
+        self.in_flight += 1;
+        if let Some(rate) = self.limits.rate.filter(|rate| *rate > 0.0) {
+            self.next_slot = Some(self.next_slot.unwrap_or(now).max(now) + Duration::from_secs_f64(1.0 / rate));
+        }
+        Next::Send(batch)
+    }
+
+    fn take(&mut self) -> Vec<Message> {
+        if let Some(message) = self.alone.pop_front() {
+            return vec![message];
+        }
+        let mut bytes = 0;
+        let fits = |message: &Message| {
+            bytes += message.payload.len();
+            bytes <= MOST_BYTES
+        };
+        let count = self.ready.iter().take(self.limits.batch_size).take_while({
+            let mut fits = fits;
+            move |message| fits(message)
+        });
+        let count = count.count().max(1).min(self.ready.len());
+        self.ready.drain(..count).collect()
+    }
+
+    fn queue(&mut self, message: Message, due: Option<Instant>, now: Instant, end: End) {
+        if let Some(due) = due.filter(|due| *due > now) {
+            self.later.insert((due, message.id), message);
+            return;
+        }
+        if message.company == Company::Alone || message.attempts >= ISOLATE_AFTER {
+            self.alone.push_back(message);
+            return;
+        }
+        self.ready_since.get_or_insert(now);
+        match end {
+            End::Front => self.ready.push_front(message),
+            End::Back => self.ready.push_back(message),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { connections: 4, batch_size: 3, rate: None };
+
+    fn message(id: i64) -> Message {
+        Message { id, sync: 1, operation: b'i', payload: format!("{{\"transaction_id\":\"{id}\"}}"), attempts: 0, company: Company::Any }
+    }
+
+    fn lane_with(limits: Limits, ids: std::ops::Range<i64>, now: Instant) -> Lane {
+        let mut lane = Lane::new(limits);
+        for id in ids {
+            lane.admit(message(id), None, now);
+        }
+        lane
+    }
+
+    fn sent(next: Next) -> Vec<i64> {
+        match next {
+            Next::Send(batch) => batch.iter().map(|message| message.id).collect(),
+            Next::Wait(_) => Vec::new(),
+        }
+    }
+
+    fn trouble() -> Condition {
+        Condition::Trouble { why: "down".into(), wait: None }
+    }
+
+    #[test]
+    fn a_lone_message_goes_at_once_and_the_next_waits_briefly_for_company() {
+        let now = Instant::now();
+        let mut lane = lane_with(LIMITS, 1..2, now);
+        assert_eq!(sent(lane.next(now)), [1]);
+        lane.admit(message(2), None, now);
+        assert_eq!(lane.next(now), Next::Wait(Some(now + LINGER)));
+        lane.admit(message(3), None, now);
+        lane.admit(message(4), None, now);
+        assert_eq!(sent(lane.next(now)), [2, 3, 4], "a full batch does not wait");
+        lane.admit(message(5), None, now);
+        assert_eq!(sent(lane.next(now + LINGER)), [5]);
+    }
+
+    #[test]
+    fn no_more_requests_are_under_way_than_connections() {
+        let now = Instant::now();
+        let mut lane = lane_with(LIMITS, 1..100, now);
+        let batches: Vec<_> = std::iter::from_fn(|| Some(sent(lane.next(now))).filter(|batch| !batch.is_empty())).collect();
+        assert_eq!(batches.len(), 4);
+        assert!(batches.iter().all(|batch| batch.len() == 3));
+        lane.returned();
+        assert_eq!(sent(lane.next(now)), [13, 14, 15]);
+    }
+
+    #[test]
+    fn a_destination_in_trouble_is_probed_by_one_request_at_a_time() {
+        let (now, mut dice) = (Instant::now(), Dice::new(1));
+        let mut lane = lane_with(LIMITS, 1..100, now);
+        let first = match lane.next(now) {
+            Next::Send(batch) => batch,
+            other => panic!("{other:?}"),
+        };
+        assert!(!sent(lane.next(now)).is_empty());
+        lane.returned();
+        let pause = lane.observe(&trouble(), now, &mut dice).expect("a pause");
+        lane.returned();
+        assert_eq!(lane.observe(&trouble(), now, &mut dice), None, "the same outage is not counted twice");
+        for message in first.into_iter().rev() {
+            lane.resend(message, now);
+        }
+        assert_eq!(lane.next(now), Next::Wait(Some(now + pause)));
+        assert_eq!(sent(lane.next(now + pause)), [1, 2, 3], "in their old place");
+        assert_eq!(lane.next(now + pause), Next::Wait(None), "one probe only");
+        lane.returned();
+        assert_eq!(lane.observe(&Condition::Well, now + pause, &mut dice), None);
+        assert!(!sent(lane.next(now + pause)).is_empty() && !sent(lane.next(now + pause)).is_empty());
+    }
+
+    #[test]
+    fn pauses_grow_while_trouble_lasts() {
+        let (mut now, mut dice) = (Instant::now(), Dice::new(1));
+        let mut lane = lane_with(LIMITS, 1..2, now);
+        for failures in 1..20 {
+            let pause = lane.observe(&trouble(), now, &mut dice).expect("a pause");
+            assert!(pause <= backoff::ceiling(failures) && pause >= backoff::ceiling(failures).mul_f64(0.09));
+            now += pause;
+        }
+    }
+
+    #[test]
+    fn one_unexpected_answer_does_not_close_a_destination_but_three_do() {
+        let (now, mut dice) = (Instant::now(), Dice::new(1));
+        let mut lane = Lane::new(LIMITS);
+        let doubtful = Condition::Doubtful { why: "500".into() };
+        assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
+        assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
+        assert!(lane.observe(&doubtful, now, &mut dice).is_some());
+    }
+
+    #[test]
+    fn a_message_that_keeps_failing_ends_up_alone() {
+        let mut now = Instant::now();
+        let mut lane = lane_with(LIMITS, 1..3, now);
+        for _ in 0..ISOLATE_AFTER {
+            let batch = match lane.next(now) {
+                Next::Send(batch) => batch,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(batch.len(), 2);
+            lane.returned();
+            for message in batch {
+                lane.retry(message, now, Duration::from_secs(1));
+            }
+            assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(1))));
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(sent(lane.next(now)), [1]);
+        assert_eq!(sent(lane.next(now)), [2]);
+    }
+
+    #[test]
+    fn a_rate_limit_spaces_requests() {
+        let now = Instant::now();
+        let mut lane = lane_with(Limits { rate: Some(10.0), ..LIMITS }, 1..100, now);
+        assert!(!sent(lane.next(now)).is_empty());
+        assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_millis(100))));
+        assert!(!sent(lane.next(now + Duration::from_millis(100))).is_empty());
+    }
+
+    #[test]
+    fn a_body_stays_below_what_proxies_take() {
+        let now = Instant::now();
+        let mut lane = Lane::new(LIMITS);
+        for id in 1..4 {
+            lane.admit(Message { payload: "x".repeat(MOST_BYTES / 2), ..message(id) }, None, now);
+        }
+        lane.admit(Message { payload: "x".repeat(MOST_BYTES * 2), ..message(4) }, None, now);
+        assert_eq!(sent(lane.next(now)), [1, 2]);
+        assert_eq!(sent(lane.next(now + LINGER)), [3]);
+        assert_eq!(sent(lane.next(now + LINGER * 2)), [4], "alone, however large");
+    }
+
+    #[test]
+    fn a_paused_sync_gives_its_messages_back() {
+        let now = Instant::now();
+        let mut lane = lane_with(LIMITS, 1..4, now);
+        lane.admit(Message { sync: 2, ..message(9) }, None, now);
+        assert_eq!(lane.give_back(|sync| sync == 1).len(), 3);
+        assert_eq!(lane.load().0, 1);
+        assert_eq!(sent(lane.next(now)), [9]);
+    }
+}

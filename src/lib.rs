@@ -1,0 +1,112 @@
+//! lago_push bills what a PostgreSQL database records. One row's journey is the architecture; follow
+//! it and you have met every module once:
+//!
+//! ```text
+//! INSERT/UPDATE/DELETE ─▶ capture ─▶ template ─▶ outbox ═commit═▶ wake ─▶ worker: read ─▶ send ─▶ verdict ─▶ settle ─▶ views
+//!                                       │ cannot render                                     │ rejected
+//!                                       └────────────▶ dead letters ◀───────────────────────┘
+//! ```
+//!
+//! | step | module |
+//! |---|---|
+//! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
+//! | template | [`template`]: text to pieces; [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`] |
+//! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
+//! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
+//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`lane`]: what goes when; [`backoff`] |
+//! | sender | [`sender`]: threads and HTTP |
+//! | verdict | [`verdict`]: what a reply means |
+//! | views | [`surface`], and the files in `sql/` |
+//!
+//! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
+
+use pgrx::prelude::*;
+
+mod backoff;
+mod buffer;
+mod capture;
+mod cursor;
+mod destination;
+mod endpoint;
+mod json;
+mod lane;
+mod launcher;
+mod outbox;
+mod pg;
+mod render;
+mod sender;
+mod settings;
+mod shared;
+mod surface;
+mod sync;
+mod template;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+mod verdict;
+mod worker;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+extension_sql!(
+    "create function lago_push.capture() returns trigger
+     language c as 'MODULE_PATHNAME', 'lago_push_capture';
+     comment on function lago_push.capture() is
+     'Trigger function: captures rows for the sync named by its argument. AFTER, FOR EACH ROW; WHEN and UPDATE OF as you like.';",
+    name = "capture",
+    requires = ["tables"]
+);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables", "capture"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions", surface::workers, surface::in_flight, surface::endpoints]);
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+/// Called by the server when it loads the library.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    if pg::process::in_binary_upgrade() {
+        return;
+    }
+    if !pg::process::preloading() {
+        pgrx::pg_sys::panic::ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "lago_push must be loaded when the server starts",
+            "_PG_init",
+        )
+        .set_detail("Its worker and its transaction hooks cannot be added to a running server.")
+        .set_hint("Add lago_push to shared_preload_libraries in postgresql.conf and restart the server.")
+        .report(PgLogLevel::ERROR);
+    }
+    settings::define();
+    shared::reserve();
+    pg::xact::listen(capture::on_transaction, capture::on_subtransaction);
+    pg::hooks::install(on_command);
+    pg::process::listen_for_relation_changes(worker::on_relation_change);
+    pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
+}
+
+/// A utility command concerns lago_push.
+fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
+    use pg::hooks::{Command::*, Time::*};
+    match (command, time) {
+        (WantsDatabaseAlone(database), Before) => {
+            if let Some(slot) = shared::keep_out(database) {
+                pg::process::wait_until(std::time::Duration::from_secs(5), || !slot.has_worker());
+            }
+        }
+        (WantsDatabaseAlone(database), After) => shared::let_in(database),
+        (CommitPrepared, Before) => {}
+        (CommitPrepared, After) => capture::wake_worker(),
+    }
+}
+
+#[cfg(test)]
+pub mod pg_test {
+    //! How the server of the in-server tests is configured.
+
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'lago_push'", "max_prepared_transactions = 10"]
+    }
+}

@@ -1,0 +1,373 @@
+//! Outbox: the only Rust that names its tables.
+//!
+//! Two sides. Backends write messages in the transaction that caused them, straight into heap and
+//! index. The one worker reads them in the order of their ids, and settles: deletes what has left,
+//! counts it, keeps what died. What the worker is promised: whatever a read returns is committed and
+//! on disk; what capture is promised: nothing here waits for anything but the disk.
+
+use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
+use crate::cursor::{Range, Xid};
+use crate::lane::{Company, Message};
+use crate::pg::heap::{self, Value};
+use crate::pg::{process, xact};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::OwnedPreparedStatement;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The private tables capture touches, by number.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    pub sync: pg_sys::Oid,
+    message: pg_sys::Oid,
+    message_id: pg_sys::Oid,
+    dead_letter: pg_sys::Oid,
+}
+
+thread_local! {
+    static TABLES: Cell<Option<Tables>> = const { Cell::new(None) };
+}
+
+/// The extension's tables in this database; none where it is not installed.
+pub fn tables() -> Option<Tables> {
+    if let Some(tables) = TABLES.get() {
+        return Some(tables);
+    }
+    let schema = heap::extension_schema()?;
+    let tables = Tables {
+        sync: heap::find(c"sync", schema)?,
+        message: heap::find(c"message", schema)?,
+        message_id: heap::find(c"message_id", schema)?,
+        dead_letter: heap::find(c"dead_letter", schema)?,
+    };
+    TABLES.set(Some(tables));
+    Some(tables)
+}
+
+/// Whether a relation is one of the tables this backend has met.
+pub fn is_own_table(relation: pg_sys::Oid) -> bool {
+    TABLES.get().is_some_and(|tables| [tables.sync, tables.message, tables.message_id, tables.dead_letter].contains(&relation))
+}
+
+/// The tables may have been replaced (DROP EXTENSION, CREATE EXTENSION).
+pub fn forget_tables() {
+    TABLES.set(None);
+}
+
+// ---- the writers' side -------------------------------------------------------------------------
+
+/// Writes what `buffer` holds for the (sub)transaction `current`.
+pub fn write(buffer: &mut Buffer, current: Subtransaction) {
+    let Some(tables) = tables() else {
+        // The extension was dropped by this very transaction: its messages go with it.
+        return buffer.written(current);
+    };
+    // Before the first id is drawn: the worker's account of late commits rests on this order.
+    xact::assign_xid();
+    buffer.number(|| heap::next_value(tables.message_id));
+    let enqueued_at = process::now();
+    let (entries, arena) = buffer.writable(current);
+    let (dead, alive): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
+    let mut arena = Arena(arena);
+    heap::insert(tables.message, alive.into_iter().map(|entry| message_row(entry, enqueued_at, &mut arena)));
+    heap::insert(tables.dead_letter, dead.into_iter().map(|entry| dead_row(entry, enqueued_at)));
+    buffer.written(current);
+}
+
+/// The arena, lent out piece by piece.
+struct Arena<'a>(&'a mut [u8]);
+
+/// Columns in the order of sql/tables.sql.
+fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value; 5] {
+    let payload = match entry.body {
+        Body::Payload { from, length } => Value::text_in_place(&mut arena.0[from..from + HEADER + length]),
+        Body::Dead(_) => Value::NULL,
+    };
+    [Value::int8(entry.id), Value::int8(enqueued_at), Value::int4(entry.sync), Value::char(entry.operation.letter()), payload]
+}
+
+/// Columns in the order of sql/tables.sql.
+fn dead_row(entry: &Entry, now: i64) -> [Value; 12] {
+    let Body::Dead(dead) = &entry.body else { return [Value::NULL; 12] };
+    [
+        Value::int8(entry.id),
+        Value::int8(now),
+        Value::int8(now),
+        if entry.sync == 0 { Value::NULL } else { Value::int4(entry.sync) },
+        Value::int4(0),
+        Value::NULL,
+        Value::char(entry.operation.letter()),
+        Value::text(dead.sync_name.as_bytes()),
+        Value::text(dead.reason.as_bytes()),
+        Value::NULL,
+        dead.source_row.as_deref().map_or(Value::NULL, Value::text),
+        Value::NULL,
+    ]
+}
+
+// ---- the worker's side -------------------------------------------------------------------------
+
+/// The worker's statements, planned once.
+pub struct Statements {
+    after: OwnedPreparedStatement,
+    between: OwnedPreparedStatement,
+    retries: OwnedPreparedStatement,
+    delete: OwnedPreparedStatement,
+    forget_retries: OwnedPreparedStatement,
+    retry: OwnedPreparedStatement,
+    bury: OwnedPreparedStatement,
+    count: OwnedPreparedStatement,
+    health: OwnedPreparedStatement,
+}
+
+pub type Result<T> = std::result::Result<T, spi::Error>;
+
+impl Statements {
+    pub fn prepare() -> Result<Statements> {
+        use pgrx::pg_sys::BuiltinOid::*;
+        Spi::connect(|client| {
+            let plan = |sql: &str, types: &[pg_sys::BuiltinOid]| -> Result<OwnedPreparedStatement> {
+                let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+                Ok(client.prepare(sql, &types)?.keep())
+            };
+            Ok(Statements {
+                after: plan(
+                    "select m.id, m.sync_id, m.operation, m.payload from lago_push.message m
+                      where m.id > $1 order by m.id limit $2",
+                    &[INT8OID, INT8OID],
+                )?,
+                between: plan(
+                    "select m.id, m.sync_id, m.operation, m.payload from lago_push.message m
+                      where m.id between $1 and $2 and ($4 is null or m.sync_id = any ($4)) order by m.id limit $3",
+                    &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID],
+                )?,
+                retries: plan(
+                    "select r.message_id, r.attempts,
+                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8
+                       from lago_push.retry r where r.message_id = any ($1)",
+                    &[INT8ARRAYOID],
+                )?,
+                delete: plan("delete from lago_push.message m where m.id = any ($1)", &[INT8ARRAYOID])?,
+                forget_retries: plan("delete from lago_push.retry r where r.message_id = any ($1)", &[INT8ARRAYOID])?,
+                retry: plan(
+                    "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
+                     select $1, $2, clock_timestamp() + $3 * interval '1 s', $4
+                      where exists (select from lago_push.message m where m.id = $1)
+                     on conflict on constraint one_retry_per_message do update
+                        set attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
+                            last_error = excluded.last_error",
+                    &[INT8OID, INT4OID, FLOAT8OID, TEXTOID],
+                )?,
+                bury: plan(
+                    "insert into lago_push.dead_letter (id, enqueued_at, died_at, sync_id, attempts, reply_status,
+                                                        operation, sync_name, reason, payload, reply)
+                     select m.id, m.enqueued_at, clock_timestamp(), m.sync_id, $2, $3, m.operation, s.name, $4, m.payload, $5
+                       from lago_push.message m join lago_push.sync s on s.id = m.sync_id
+                      where m.id = $1",
+                    &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
+                )?,
+                count: plan(
+                    "update lago_push.account a
+                        set delivered = a.delivered + $2, duplicate = a.duplicate + $3, rejected = a.rejected + $4,
+                            last_delivered_at = case when $2 > 0 then clock_timestamp() else a.last_delivered_at end,
+                            last_error = coalesce($5, a.last_error),
+                            last_error_at = case when $5 is null then a.last_error_at else clock_timestamp() end
+                      where a.sync_id = $1",
+                    &[INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID],
+                )?,
+                health: plan(
+                    "update lago_push.destination_health h
+                        set requests = h.requests + $2, failures = h.failures + $3,
+                            next_attempt_at = clock_timestamp() + $4 * interval '1 s',
+                            last_status = coalesce($5, h.last_status),
+                            last_error = coalesce($6, h.last_error),
+                            last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end
+                      where h.destination_id = $1",
+                    &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID],
+                )?,
+            })
+        })
+    }
+}
+
+/// A message as read, with its wait if an earlier attempt earned it one.
+pub struct Found {
+    pub message: Message,
+    pub wait: Option<Duration>,
+}
+
+/// What one read saw.
+pub struct Page {
+    pub found: Vec<Found>,
+    /// The transactions under way in the snapshot of this read.
+    pub running: Vec<Xid>,
+}
+
+/// Which messages a read asks for.
+pub enum Span<'a> {
+    After(i64),
+    Between(Range),
+    /// Of these syncs only.
+    Of(Range, &'a [i32]),
+}
+
+/// Reads at most `most` messages, in the order of their ids.
+pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Page> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let running = xact::running_in_snapshot();
+    let mut found: Vec<Found> = Spi::connect(|client| {
+        let mut rows = match span {
+            Span::After(id) => client.select(&statements.after, None, &[(*id).into(), most.into()])?,
+            Span::Between(range) => {
+                client.select(&statements.between, None, &[range.from.into(), range.to.into(), most.into(), none_of::<Vec<i32>>()])?
+            }
+            Span::Of(range, syncs) => {
+                client.select(&statements.between, None, &[range.from.into(), range.to.into(), most.into(), syncs.to_vec().into()])?
+            }
+        };
+        let mut found = Vec::with_capacity(rows.len());
+        while rows.next().is_some() {
+            let message = Message {
+                id: rows.get(1)?.unwrap_or_default(),
+                sync: rows.get(2)?.unwrap_or_default(),
+                operation: rows.get::<i8>(3)?.unwrap_or_default() as u8,
+                payload: utf8(rows.get_datum_by_ordinal(4)?),
+                attempts: 0,
+                company: Company::Any,
+            };
+            found.push(Found { message, wait: None });
+        }
+        Ok::<_, spi::Error>(found)
+    })?;
+    if !found.is_empty() {
+        add_retries(statements, &mut found)?;
+    }
+    Ok(Page { found, running })
+}
+
+fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
+    let ids: Vec<i64> = found.iter().map(|found| found.message.id).collect();
+    let retries: BTreeMap<i64, (i32, f64)> = Spi::connect(|client| {
+        client
+            .select(&statements.retries, None, &[ids.into()])?
+            .map(|row| Ok((row.get(1)?.unwrap_or_default(), (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default()))))
+            .collect::<Result<_>>()
+    })?;
+    for found in found {
+        if let Some((attempts, seconds)) = retries.get(&found.message.id) {
+            found.message.attempts = attempts.unsigned_abs();
+            found.wait = Duration::try_from_secs_f64(*seconds).ok();
+        }
+    }
+    Ok(())
+}
+
+/// The payload in UTF-8, which is what Lago reads, whatever the database's encoding.
+fn utf8(datum: Option<pg_sys::Datum>) -> String {
+    datum.map(crate::pg::cell::to_utf8).unwrap_or_default()
+}
+
+fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
+    DatumWithOid::null::<T>()
+}
+
+/// Everything one settling transaction does.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    /// Messages that have left the outbox for good, delivered or dead.
+    pub gone: Vec<i64>,
+    /// Those of them that may have an entry among the retries.
+    pub gone_after_retry: Vec<i64>,
+    pub dead: Vec<Dead>,
+    pub retries: Vec<Again>,
+    pub accounts: BTreeMap<i32, Account>,
+    pub health: BTreeMap<i32, Health>,
+}
+
+#[derive(Debug)]
+pub struct Dead {
+    pub id: i64,
+    pub attempts: u32,
+    pub reason: String,
+    pub reply_status: Option<u16>,
+    pub reply: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Again {
+    pub id: i64,
+    pub attempts: u32,
+    pub wait: Duration,
+    pub why: String,
+}
+
+/// What a sync's account moves by.
+#[derive(Debug, Default)]
+pub struct Account {
+    pub delivered: i64,
+    pub duplicate: i64,
+    pub rejected: i64,
+    pub last_error: Option<String>,
+}
+
+/// What a destination's health moves by.
+#[derive(Debug, Default)]
+pub struct Health {
+    pub requests: i64,
+    pub failures: i64,
+    pub pause: Option<Duration>,
+    pub last_status: Option<u16>,
+    pub last_error: Option<String>,
+}
+
+impl Settlement {
+    pub fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.retries.is_empty() && self.accounts.is_empty() && self.health.is_empty()
+    }
+}
+
+/// Writes a settlement down, in the current transaction.
+pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
+    let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    Spi::connect_mut(|client| {
+        for dead in settlement.dead {
+            let status = dead.reply_status.map(i32::from);
+            client.update(&statements.bury, None, &[dead.id.into(), int4(dead.attempts).into(), status.into(), dead.reason.into(), dead.reply.into()])?;
+        }
+        if !settlement.gone_after_retry.is_empty() {
+            client.update(&statements.forget_retries, None, &[settlement.gone_after_retry.into()])?;
+        }
+        if !settlement.gone.is_empty() {
+            client.update(&statements.delete, None, &[settlement.gone.into()])?;
+        }
+        for again in settlement.retries {
+            client.update(&statements.retry, None, &[again.id.into(), int4(again.attempts).into(), again.wait.as_secs_f64().into(), again.why.into()])?;
+        }
+        for (sync, account) in settlement.accounts {
+            client.update(
+                &statements.count,
+                None,
+                &[sync.into(), account.delivered.into(), account.duplicate.into(), account.rejected.into(), account.last_error.into()],
+            )?;
+        }
+        for (destination, health) in settlement.health {
+            let pause = health.pause.map(|pause| pause.as_secs_f64());
+            client.update(
+                &statements.health,
+                None,
+                &[
+                    destination.into(),
+                    health.requests.into(),
+                    health.failures.into(),
+                    pause.into(),
+                    health.last_status.map(i32::from).into(),
+                    health.last_error.into(),
+                ],
+            )?;
+        }
+        Ok(())
+    })
+}

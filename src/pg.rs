@@ -1,0 +1,12 @@
+//! The unsafe shims: every place where Rust meets PostgreSQL's C, each with the argument why it is
+//! sound. The rest of the crate is written against these and stays free of `unsafe`.
+
+pub mod caller;
+pub mod cell;
+pub mod compat;
+pub mod heap;
+pub mod hooks;
+pub mod process;
+pub mod shmem;
+pub mod trigger;
+pub mod xact;

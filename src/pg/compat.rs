@@ -1,0 +1,57 @@
+//! What differs between PostgreSQL 14, 15, 16, 17 and 18, under one name each.
+
+use pgrx::pg_sys;
+
+/// Asks for shared memory at server start, by `request`. Since 15 this has to happen in a hook of
+/// its own; before, in `_PG_init` itself.
+pub fn request_shared_memory(request: fn()) {
+    #[cfg(feature = "pg14")]
+    request();
+
+    #[cfg(not(feature = "pg14"))]
+    {
+        use std::sync::OnceLock;
+        static REQUEST: OnceLock<fn()> = OnceLock::new();
+        static PREVIOUS: OnceLock<pg_sys::shmem_request_hook_type> = OnceLock::new();
+
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn on_request() {
+            if let Some(Some(previous)) = PREVIOUS.get() {
+                // SAFETY: a hook another library installed before us, called as the server would.
+                unsafe { previous() };
+            }
+            if let Some(request) = REQUEST.get() {
+                request();
+            }
+        }
+
+        REQUEST.get_or_init(|| request);
+        // SAFETY: _PG_init runs in the postmaster, before any other thread or process exists.
+        PREVIOUS.get_or_init(|| unsafe { pg_sys::shmem_request_hook });
+        // SAFETY: as above.
+        unsafe { pg_sys::shmem_request_hook = Some(on_request) };
+    }
+}
+
+/// A handler for a signal.
+pub type SignalHandler = unsafe extern "C-unwind" fn(core::ffi::c_int);
+
+/// Installs a signal handler the way the server does.
+pub fn on_signal(signal: core::ffi::c_int, handler: SignalHandler) {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: the handler does only what a handler may.
+    unsafe {
+        pg_sys::pqsignal(signal, Some(handler));
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: the handler does only what a handler may.
+    unsafe {
+        pg_sys::pqsignal_be(signal, Some(handler));
+    }
+}
+
+/// Settings a worker must not inherit from a database or role, beyond those all versions have.
+pub const EXTRA_WORKER_SETTINGS: &[(&str, &str)] = &[
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    ("transaction_timeout", "0"),
+];

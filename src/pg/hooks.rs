@@ -1,0 +1,178 @@
+//! Hooks into the server: one on utility commands, one on the log.
+
+use pgrx::{pg_guard, pg_sys};
+use std::ffi::{CStr, CString};
+use std::sync::OnceLock;
+
+/// A utility command lago_push has to know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Needs every other connection to that database gone.
+    WantsDatabaseAlone(pg_sys::Oid),
+    /// Makes the messages of a prepared transaction visible; no callback of the transaction says so.
+    CommitPrepared,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    Before,
+    After,
+}
+
+static ON_COMMAND: OnceLock<fn(Command, Time)> = OnceLock::new();
+static PREVIOUS_UTILITY: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
+static PREVIOUS_LOG: OnceLock<pg_sys::emit_log_hook_type> = OnceLock::new();
+
+/// Installs both hooks. Only from _PG_init.
+pub fn install(on_command: fn(Command, Time)) {
+    ON_COMMAND.get_or_init(|| on_command);
+    // SAFETY: _PG_init runs in the postmaster, before any other thread or process exists.
+    PREVIOUS_UTILITY.get_or_init(|| unsafe { pg_sys::ProcessUtility_hook });
+    // SAFETY: as above.
+    PREVIOUS_LOG.get_or_init(|| unsafe { pg_sys::emit_log_hook });
+    // SAFETY: as above.
+    unsafe { pg_sys::ProcessUtility_hook = Some(on_utility) };
+    // SAFETY: as above.
+    unsafe { pg_sys::emit_log_hook = Some(on_log) };
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments, reason = "the server defines the signature")]
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const core::ffi::c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the server passes a planned utility statement.
+    let command = unsafe { recognize((*statement).utilityStmt) };
+    let tell = |time| {
+        if let (Some(command), Some(on_command)) = (command, ON_COMMAND.get()) {
+            on_command(command, time);
+        }
+    };
+    tell(Time::Before);
+    match PREVIOUS_UTILITY.get() {
+        // SAFETY: a hook another library installed before us, called as the server would.
+        Some(Some(previous)) => unsafe {
+            previous(statement, query, read_only_tree, context, params, environment, destination, completion);
+        },
+        // SAFETY: what the server would have called without hooks.
+        _ => unsafe {
+            pg_sys::standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, destination, completion);
+        },
+    }
+    tell(Time::After);
+}
+
+/// # Safety
+/// `node` is a utility statement's parse tree.
+unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
+    // SAFETY: a node begins with its tag, which says what it is.
+    let tag = unsafe { (*node).type_ };
+    let database = match tag {
+        pg_sys::NodeTag::T_TransactionStmt => {
+            // SAFETY: the tag says so.
+            let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
+            let commits = kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED;
+            return commits.then_some(Command::CommitPrepared);
+        }
+        // SAFETY: the tag says so.
+        pg_sys::NodeTag::T_DropdbStmt => unsafe { (*node.cast::<pg_sys::DropdbStmt>()).dbname },
+        pg_sys::NodeTag::T_CreatedbStmt => {
+            // SAFETY: the tag says so.
+            return unsafe { template_of((*node.cast::<pg_sys::CreatedbStmt>()).options) };
+        }
+        pg_sys::NodeTag::T_AlterDatabaseStmt => {
+            // Only a change of tablespace needs the database alone; the others come and go quickly.
+            // SAFETY: the tag says so.
+            unsafe { (*node.cast::<pg_sys::AlterDatabaseStmt>()).dbname }
+        }
+        pg_sys::NodeTag::T_RenameStmt => {
+            // SAFETY: the tag says so.
+            let rename = unsafe { &*node.cast::<pg_sys::RenameStmt>() };
+            if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                return None;
+            }
+            rename.subname
+        }
+        _ => return None,
+    };
+    // SAFETY: a database name from the parse tree; a catalog lookup inside the command's transaction.
+    let database = unsafe { pg_sys::get_database_oid(database, true) };
+    (database != pg_sys::InvalidOid).then_some(Command::WantsDatabaseAlone(database))
+}
+
+/// # Safety
+/// `options` is the option list of a CREATE DATABASE.
+unsafe fn template_of(options: *mut pg_sys::List) -> Option<Command> {
+    if options.is_null() {
+        return None;
+    }
+    // SAFETY: a list has as many elements as it says.
+    let elements = unsafe { std::slice::from_raw_parts((*options).elements, (*options).length as usize) };
+    let template = elements.iter().find_map(|element| {
+        // SAFETY: an option list holds DefElem nodes.
+        let option: *mut pg_sys::DefElem = unsafe { element.ptr_value }.cast();
+        // SAFETY: names are C strings.
+        let name = unsafe { CStr::from_ptr((*option).defname) };
+        // SAFETY: defGetString gives text in the current memory context.
+        (name == c"template").then(|| unsafe { pg_sys::defGetString(option) })
+    })?;
+    // SAFETY: a catalog lookup inside the command's transaction.
+    let database = unsafe { pg_sys::get_database_oid(template, true) };
+    (database != pg_sys::InvalidOid).then_some(Command::WantsDatabaseAlone(database))
+}
+
+/// The calls whose text may carry an API key.
+const SECRET_CALLS: [&str; 3] = ["create_destination", "alter_destination", "set_api_key"];
+const HIDDEN: &CStr = c"(hidden: it may carry a Lago API key)";
+
+fn may_hold_a_key(text: *const core::ffi::c_char) -> bool {
+    if text.is_null() {
+        return false;
+    }
+    // SAFETY: a C string the server keeps for the length of the statement.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    SECRET_CALLS.iter().any(|call| text.contains(call))
+}
+
+/// Keeps API keys out of the log: the statement of a failing call, and the statement itself where
+/// log_statement or log_min_duration_statement asks for it.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
+    // SAFETY: the server passes the report it is about to write.
+    let entry = unsafe { &mut *report };
+    // SAFETY: a variable of the backend: the statement under way, or null.
+    let in_secret_call = may_hold_a_key(unsafe { pg_sys::debug_query_string });
+    if in_secret_call {
+        entry.hide_stmt = true;
+    }
+    for text in [&mut entry.message, &mut entry.detail, &mut entry.detail_log, &mut entry.context] {
+        // Parameters logged beside a secret call hold the key without its name.
+        let parameters = in_secret_call && !text.is_null() && {
+            // SAFETY: a C string of the report.
+            unsafe { CStr::from_ptr(*text) }.to_string_lossy().to_ascii_lowercase().contains("parameters:")
+        };
+        if entry.elevel <= pgrx::PgLogLevel::LOG as i32 && may_hold_a_key(*text) && statement_text(*text) || parameters {
+            let hidden = CString::new(HIDDEN.to_bytes()).unwrap_or_default();
+            // SAFETY: the copy lives in the report's own memory context, as the text it replaces did.
+            *text = unsafe { pg_sys::MemoryContextStrdup(entry.assoc_context, hidden.as_ptr()) };
+        }
+    }
+    if let Some(Some(previous)) = PREVIOUS_LOG.get() {
+        // SAFETY: a hook another library installed before us, called as the server would.
+        unsafe { previous(report) };
+    }
+}
+
+/// Whether a log line is the server quoting a statement (and not lago_push speaking of a function).
+fn statement_text(text: *const core::ffi::c_char) -> bool {
+    // SAFETY: checked by the caller not to be null; a C string.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    ["statement:", "execute ", "parse ", "bind ", "duration:"].iter().any(|mark| text.contains(mark))
+}

@@ -1,0 +1,148 @@
+//! What a trigger function is told: which trigger, which operation, which rows.
+
+use crate::buffer::Operation;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// A call of a trigger function.
+pub struct Fired {
+    data: *mut pg_sys::TriggerData,
+}
+
+/// How a trigger must be declared for capture to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    NotATrigger,
+    NotAfterEachRow,
+    Truncate,
+    OneArgument,
+}
+
+impl Fired {
+    /// # Safety
+    /// `fcinfo` is what the function manager passed to the function now running.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Result<Fired, Unfit> {
+        // SAFETY: the caller promises a live call record.
+        let context = unsafe { (*fcinfo).context };
+        // SAFETY: a node always begins with its tag.
+        if context.is_null() || unsafe { (*context).type_ } != pg_sys::NodeTag::T_TriggerData {
+            return Err(Unfit::NotATrigger);
+        }
+        let fired = Fired { data: context.cast() };
+        let event = fired.data().tg_event;
+        if event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE {
+            return Err(Unfit::Truncate);
+        }
+        // AFTER is the absence of the two timing bits.
+        if event & pg_sys::TRIGGER_EVENT_ROW == 0 || event & pg_sys::TRIGGER_EVENT_TIMINGMASK != 0 {
+            return Err(Unfit::NotAfterEachRow);
+        }
+        if fired.trigger().tgnargs != 1 {
+            return Err(Unfit::OneArgument);
+        }
+        Ok(fired)
+    }
+
+    fn data(&self) -> &pg_sys::TriggerData {
+        // SAFETY: lives as long as the call, and so as long as `self`, which does not leave it.
+        unsafe { &*self.data }
+    }
+
+    fn trigger(&self) -> &pg_sys::Trigger {
+        // SAFETY: as for `data`.
+        unsafe { &*self.data().tg_trigger }
+    }
+
+    /// Identifies the trigger; each partition's clone has its own.
+    pub fn trigger_oid(&self) -> pg_sys::Oid {
+        self.trigger().tgoid
+    }
+
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.data().tg_relation
+    }
+
+    pub fn relation_oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open for the length of the call.
+        unsafe { (*self.relation()).rd_id }
+    }
+
+    /// The trigger's argument.
+    pub fn argument(&self) -> String {
+        // SAFETY: `new` made sure there is one; arguments are C strings.
+        let argument = unsafe { CStr::from_ptr(*self.trigger().tgargs) };
+        argument.to_string_lossy().into_owned()
+    }
+
+    pub fn operation(&self) -> Operation {
+        match self.data().tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Operation::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Operation::Update,
+            _ => Operation::Delete,
+        }
+    }
+
+    /// The row as it is now; the deleted row for a delete.
+    pub fn row(&self) -> Tuple {
+        let data = self.data();
+        match self.operation() {
+            Operation::Update => Tuple { slot: data.tg_newslot },
+            Operation::Insert | Operation::Delete => Tuple { slot: data.tg_trigslot },
+        }
+    }
+
+    /// The row before an update or delete.
+    pub fn old(&self) -> Option<Tuple> {
+        (self.operation() != Operation::Insert).then(|| Tuple { slot: self.data().tg_trigslot })
+    }
+}
+
+/// A row of the call.
+#[derive(Clone, Copy)]
+pub struct Tuple {
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Tuple {
+    /// The value of the column numbered `number` (from 1); none for NULL.
+    pub fn get(self, number: i16) -> Option<pg_sys::Datum> {
+        // SAFETY: slots of a trigger call live as long as it.
+        let slot = unsafe { &mut *self.slot };
+        if slot.tts_nvalid < number {
+            // SAFETY: the number comes from the relation's own descriptor, so it is within the row.
+            unsafe { pg_sys::slot_getsomeattrs_int(slot, i32::from(number)) };
+        }
+        let index = usize::try_from(number - 1).unwrap_or(0);
+        // SAFETY: both arrays hold at least tts_nvalid entries.
+        let (value, null) = unsafe { (*slot.tts_values.add(index), *slot.tts_isnull.add(index)) };
+        (!null).then_some(value)
+    }
+
+    /// The whole row as one composite value.
+    pub fn composite(self) -> pg_sys::Datum {
+        // SAFETY: the slot is filled; the copy is made in the current memory context.
+        unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) }
+    }
+}
+
+/// The columns of an open relation that are not dropped: name, number, type.
+pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
+    // SAFETY: the caller holds the relation open; the descriptor is counted while we use it.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att) };
+    descriptor
+        .iter()
+        .filter(|attribute| !attribute.attisdropped)
+        .map(|attribute| (attribute.name().to_owned(), attribute.attnum, attribute.atttypid))
+        .collect()
+}
+
+/// A relation's name with its schema, quoted where need be.
+pub fn qualified_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: catalog lookups inside a transaction; a name that is gone gives a null pointer.
+    let (name, schema) = unsafe { (pg_sys::get_rel_name(relation), pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation))) };
+    if name.is_null() || schema.is_null() {
+        return u32::from(relation).to_string();
+    }
+    // SAFETY: both are C strings in the current memory context, and so is the result.
+    unsafe { CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)) }.to_string_lossy().into_owned()
+}

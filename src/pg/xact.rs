@@ -1,0 +1,178 @@
+//! Transactions: callbacks at their ends, and the small questions capture asks about them.
+
+use crate::buffer::Subtransaction;
+use pgrx::{PgTryBuilder, pg_guard, pg_sys};
+use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
+
+/// What happens to a transaction, as far as capture cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Its last chance to write, before commit or prepare.
+    BeforeEnd,
+    Committed,
+    Prepared,
+    Aborted,
+}
+
+/// What happens to a subtransaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubMoment {
+    BeforeCommit(Subtransaction),
+    Committed { child: Subtransaction, parent: Subtransaction },
+    Aborted(Subtransaction),
+}
+
+static ON_MOMENT: OnceLock<fn(Moment)> = OnceLock::new();
+static ON_SUBMOMENT: OnceLock<fn(SubMoment)> = OnceLock::new();
+
+/// Has the two functions called in every backend from now on. `on_moment` must not fail on
+/// [`Moment::Committed`]: an error there takes the server down.
+pub fn listen(on_moment: fn(Moment), on_submoment: fn(SubMoment)) {
+    ON_MOMENT.get_or_init(|| on_moment);
+    ON_SUBMOMENT.get_or_init(|| on_submoment);
+    // SAFETY: called in _PG_init; both callbacks are static and take no argument of ours.
+    unsafe { pg_sys::RegisterXactCallback(Some(xact_callback), std::ptr::null_mut()) };
+    // SAFETY: as above.
+    unsafe { pg_sys::RegisterSubXactCallback(Some(subxact_callback), std::ptr::null_mut()) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn xact_callback(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::*;
+    let moment = match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => Moment::BeforeEnd,
+        XACT_EVENT_COMMIT => Moment::Committed,
+        XACT_EVENT_PREPARE => Moment::Prepared,
+        XACT_EVENT_ABORT => Moment::Aborted,
+        // Parallel workers cannot write, so they capture nothing.
+        _ => return,
+    };
+    if let Some(on_moment) = ON_MOMENT.get() {
+        on_moment(moment);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subxact_callback(
+    event: pg_sys::SubXactEvent::Type,
+    child: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _argument: *mut core::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::*;
+    let moment = match event {
+        SUBXACT_EVENT_PRE_COMMIT_SUB => SubMoment::BeforeCommit(child),
+        SUBXACT_EVENT_COMMIT_SUB => SubMoment::Committed { child, parent },
+        SUBXACT_EVENT_ABORT_SUB => SubMoment::Aborted(child),
+        _ => return,
+    };
+    if let Some(on_submoment) = ON_SUBMOMENT.get() {
+        on_submoment(moment);
+    }
+}
+
+/// The subtransaction under way; 1 at the top level.
+pub fn current_subtransaction() -> Subtransaction {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// Makes sure that the current (sub)transaction, and so the top-level one, has its id.
+pub fn assign_xid() {
+    // SAFETY: inside a transaction; assigns an id if there is none.
+    unsafe { pg_sys::GetCurrentTransactionId() };
+}
+
+/// What an error caught in [`protected`] may say: its SQLSTATE, never its text, which may quote a row.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Caught {
+    pub sqlstate: String,
+}
+
+/// Runs `work` in an internal subtransaction, so that an error PostgreSQL or a user's function raises
+/// in it undoes only its own doing. Cancellation and shutdown are passed on: they are not `work`'s fault.
+pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
+    // SAFETY: reads two variables of the backend, to put them back below.
+    let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
+    // SAFETY: the caller's context outlives the subtransaction.
+    unsafe { pg_sys::MemoryContextSwitchTo(context) };
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+        .catch_others(|error| {
+            use pgrx::pg_sys::panic::CaughtError::*;
+            let code = match &error {
+                PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => report.sql_error_code(),
+            };
+            Err((code as i32, error))
+        })
+        .execute();
+    let restore = || {
+        // SAFETY: both were current when the subtransaction began and belong to its parent.
+        unsafe {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        }
+    };
+    match result {
+        Ok(value) => {
+            // SAFETY: ends the subtransaction begun above.
+            unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+            restore();
+            Ok(value)
+        }
+        Err((code, error)) => {
+            // SAFETY: ends the subtransaction begun above.
+            unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
+            restore();
+            let sqlstate = sqlstate_text(code);
+            if sqlstate.starts_with("57") {
+                error.rethrow();
+            }
+            Err(Caught { sqlstate })
+        }
+    }
+}
+
+/// PostgreSQL packs the five characters of a SQLSTATE six bits each.
+fn sqlstate_text(code: i32) -> String {
+    (0..5).map(|place| char::from(((code >> (6 * place)) & 0x3f) as u8 + b'0')).collect()
+}
+
+/// Runs `work` in a transaction of a background worker, with a snapshot for its queries, and commits.
+/// An error leaves it by unwinding, which ends the worker and so rolls back.
+pub fn in_transaction<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: called by a background worker outside any transaction.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
+    // SAFETY: as above.
+    unsafe { pg_sys::StartTransactionCommand() };
+    // SAFETY: in the transaction just begun.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: pops the snapshot pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    // SAFETY: ends the transaction begun above.
+    unsafe { pg_sys::CommitTransactionCommand() };
+    result
+}
+
+/// The transactions under way in the active snapshot, of all databases, prepared ones included.
+pub fn running_in_snapshot() -> Vec<u32> {
+    // SAFETY: called between PushActiveSnapshot and PopActiveSnapshot of in_transaction.
+    let snapshot = unsafe { &*pg_sys::GetActiveSnapshot() };
+    if snapshot.xcnt == 0 {
+        return Vec::new();
+    }
+    // SAFETY: xip holds xcnt ids for as long as the snapshot is active.
+    let running = unsafe { std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize) };
+    running.iter().map(|xid| xid.into_inner()).collect()
+}
+
+/// Waits until everything any transaction has written so far is on disk. A commit becomes visible to
+/// others before its record is flushed if `synchronous_commit` is off; what is sent to Lago must not
+/// be lost here by a crash.
+pub fn flush_log() {
+    // SAFETY: asks for a position, then waits for it; both are allowed in any transaction.
+    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+}

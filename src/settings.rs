@@ -1,0 +1,63 @@
+//! Settings: every configuration parameter of lago_push.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::time::Duration;
+
+/// How long an idle worker stays connected to its database. Unit: seconds. A minute keeps latency
+/// at its best for steady traffic, and leaves quiet databases without a connection. Takes effect at
+/// the next idle moment after a reload.
+static IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
+
+/// How much a transaction may hold of captured rows before it writes them to the outbox early.
+/// Unit: kB. Large enough that a bulk load writes in efficient portions, small enough that a hundred
+/// of them at once do no harm. Takes effect at the next row.
+static CAPTURE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4096);
+
+/// How much of the outbox a worker may hold. Unit: kB. Enough for a hundred full requests of
+/// ordinary events; more does not deliver faster. Takes effect at the next read after a reload.
+static WORKER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(16384);
+
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"lago_push.idle_timeout",
+        c"How long an idle worker stays connected to its database.",
+        c"A commit wakes it again at once; 0 disconnects as soon as there is nothing to do.",
+        &IDLE_TIMEOUT,
+        0,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"lago_push.capture_memory",
+        c"How much a transaction holds of captured rows before it writes them to the outbox.",
+        c"What is below this is written just before commit.",
+        &CAPTURE_MEMORY,
+        64,
+        1_048_576,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"lago_push.worker_memory",
+        c"How much of the outbox a worker holds.",
+        c"Messages beyond it wait in the outbox.",
+        &WORKER_MEMORY,
+        1024,
+        1_048_576,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+}
+
+pub fn idle_timeout() -> Duration {
+    Duration::from_secs(IDLE_TIMEOUT.get().unsigned_abs().into())
+}
+
+pub fn capture_memory_bytes() -> usize {
+    CAPTURE_MEMORY.get().unsigned_abs() as usize * 1024
+}
+
+pub fn worker_memory_bytes() -> usize {
+    WORKER_MEMORY.get().unsigned_abs() as usize * 1024
+}

@@ -1,0 +1,17 @@
+//! The harness of the delivery tests: everything between a test and the three processes it watches, the
+//! PostgreSQL server, lago_push's worker inside it, and fake-lago.
+//!
+//! - [`wait`]: the one way to wait for something
+//! - [`cluster`]: a throwaway server that can be stopped, crashed and started again
+//! - [`scene`]: a database with the extension, a fake Lago, and a destination between them
+//! - [`oracle`]: whether what was committed is what will be billed
+//! - [`writers`]: sessions that write as applications do, all at once
+//! - [`random`]: chance that can be repeated
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod oracle;
+pub mod random;
+pub mod scene;
+pub mod wait;
+pub mod writers;

@@ -1,0 +1,298 @@
+//! One request in, one decision out: the order in which Lago looks at things.
+//!
+//! The state shared by all connections lives here. Work that needs no lock (parsing, validation, rendering)
+//! is done before one is taken.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use crate::body::{self, Element, Malformed, Root};
+use crate::config::{Access, Denied, Settings};
+use crate::fault::{Effect, Faults, Storing};
+use crate::http::Request;
+use crate::limit::{Standing, Verdict, Window};
+use crate::reply::{self, Accepts, Reply};
+use crate::router::{self, Route};
+use crate::store::{Arrival, Keys, RequestLog, State};
+use crate::{admin, event, ingest, reads};
+
+/// The lock's content even if a thread panicked while holding it: every update is complete in itself.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The server was stopped while the request was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// How the answer travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Send(Reply),
+    SendThenClose(Reply),
+    Truncated(Reply),
+    Drip { reply: Reply, bytes: usize, pause: Duration },
+    Hang,
+    Reset,
+}
+
+impl Delivery {
+    fn new(effect: Option<Effect>, reply: Reply) -> Delivery {
+        match effect {
+            None => Delivery::Send(reply),
+            Some(Effect::Answer(answer, _)) => Delivery::Send(answer),
+            Some(Effect::Hang(_)) => Delivery::Hang,
+            Some(Effect::Reset(_)) => Delivery::Reset,
+            Some(Effect::Truncated) => Delivery::Truncated(reply),
+            Some(Effect::Drip { bytes, pause }) => Delivery::Drip { reply, bytes, pause },
+            Some(Effect::CloseAfterReply) => Delivery::SendThenClose(reply),
+        }
+    }
+
+    fn reply_mut(&mut self) -> Option<&mut Reply> {
+        match self {
+            Delivery::Send(reply)
+            | Delivery::SendThenClose(reply)
+            | Delivery::Truncated(reply)
+            | Delivery::Drip { reply, .. } => Some(reply),
+            Delivery::Hang | Delivery::Reset => None,
+        }
+    }
+}
+
+/// The body of a request, as far as its endpoint reads one.
+enum Parsed<'a> {
+    NoBody,
+    Malformed,
+    One(Root<'a>),
+    Many(Vec<Element<'a>>),
+}
+
+impl<'a> Parsed<'a> {
+    fn of(route: &Route, request: &'a Request) -> Parsed<'a> {
+        let parsed = match route {
+            Route::CreateEvent => body::object(request, "event").map(Parsed::One),
+            Route::CreateEvents => body::objects(request, "events").map(Parsed::Many),
+            _ => Ok(Parsed::NoBody),
+        };
+        parsed.unwrap_or_else(|Malformed| Parsed::Malformed)
+    }
+
+    fn elements(&self) -> &[Element<'a>] {
+        match self {
+            Parsed::One(Root::Object(element)) => std::slice::from_ref(element),
+            Parsed::Many(elements) => elements,
+            Parsed::One(Root::Missing | Root::NotAnObject) | Parsed::NoBody | Parsed::Malformed => &[],
+        }
+    }
+}
+
+pub struct App {
+    settings: Mutex<Arc<Settings>>,
+    pub state: Mutex<State>,
+    /// Notified whenever a request has been dealt with.
+    pub changed: Condvar,
+    pub faults: Mutex<Faults>,
+    window: Mutex<Option<Window>>,
+    requests: AtomicU64,
+    ids: AtomicU64,
+    pub keys: Keys,
+}
+
+impl App {
+    pub fn new(settings: Settings) -> App {
+        let window = settings.config.rate_limit.map(|rule| Window::new(rule, Instant::now()));
+        App {
+            settings: Mutex::new(Arc::new(settings)),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            faults: Mutex::default(),
+            window: Mutex::new(window),
+            requests: AtomicU64::new(0),
+            ids: AtomicU64::new(0),
+            keys: Keys::default(),
+        }
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&lock(&self.settings))
+    }
+
+    /// Changes the settings for requests that begin from now on.
+    pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        change(Arc::make_mut(&mut lock(&self.settings)));
+    }
+
+    /// Starts a new window after the limit was changed.
+    pub fn restart_window(&self) {
+        let rule = self.settings().config.rate_limit;
+        *lock(&self.window) = rule.map(|rule| Window::new(rule, Instant::now()));
+    }
+
+    /// A number no other row has.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Forgets everything that came in, and the queued faults.
+    pub fn reset(&self) {
+        lock(&self.faults).clear();
+        lock(&self.state).reset();
+        self.changed.notify_all();
+    }
+
+    pub fn answer(&self, request: &Request, generation: u64) -> Result<Delivery, Stopped> {
+        let route = router::route(&request.method, &request.path);
+        if let Route::Admin { path } = &route {
+            return Ok(Delivery::Send(admin::answer(self, path, request)));
+        }
+        let settings = self.settings();
+        let parsed = Parsed::of(&route, request);
+        let events = parsed.elements().len();
+        let arrival =
+            Arrival { at: SystemTime::now(), request: self.requests.fetch_add(1, Ordering::Relaxed) + 1 };
+        if settings.config.keep_events {
+            self.remember_copies(parsed.elements());
+        }
+
+        let in_api = request.path.starts_with("/api/");
+        let effect = if in_api { lock(&self.faults).pick(&request.path, &request.body) } else { None };
+        let standing =
+            if in_api { lock(&self.window).as_mut().map(|window| window.take(Instant::now())) } else { None };
+        let faulted = effect.is_some();
+        let call = Call { app: self, settings: &settings, request, arrival, generation };
+        let mut delivery = match &effect {
+            Some(effect) if effect.storing() == Storing::Skipped => {
+                Delivery::new(Some(effect.clone()), reply::internal_error())
+            }
+            _ => {
+                let reply = call.process(&route, parsed, standing.as_ref())?;
+                Delivery::new(effect, reply)
+            }
+        };
+        let mut status = None;
+        if let Some(reply) = delivery.reply_mut() {
+            status = Some(reply.status);
+            for (name, value) in standing.iter().flat_map(Standing::headers) {
+                if !reply.headers.iter().any(|(known, _)| *known == name) {
+                    reply.headers.push((name, value));
+                }
+            }
+        }
+
+        let separator = if request.query.is_empty() { "" } else { "?" };
+        let log = RequestLog {
+            number: arrival.request,
+            method: request.method.clone(),
+            path: format!("{}{separator}{}", request.path, request.query),
+            status,
+            events,
+            body_bytes: request.body.len(),
+            user_agent: request.user_agent.clone(),
+            faulted,
+            at: arrival.at,
+        };
+        let mut state = lock(&self.state);
+        if state.generation != generation {
+            return Err(Stopped);
+        }
+        state.saw_request(log);
+        drop(state);
+        self.changed.notify_all();
+        Ok(delivery)
+    }
+
+    fn remember_copies(&self, elements: &[Element<'_>]) {
+        let named: Vec<(String, &str)> = elements
+            .iter()
+            .filter_map(|element| Some((event::transaction_id_of(&element.fields)?, element.raw)))
+            .collect();
+        if named.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        for (transaction_id, raw) in named {
+            state.saw_copy(transaction_id, raw.as_bytes());
+        }
+    }
+}
+
+/// One request on its way through the checks.
+pub struct Call<'a> {
+    pub app: &'a App,
+    pub settings: &'a Settings,
+    pub request: &'a Request,
+    pub arrival: Arrival,
+    pub generation: u64,
+}
+
+impl Call<'_> {
+    /// Rate limit, route, well-formedness, key, permission, content: in this order.
+    fn process(
+        &self,
+        route: &Route,
+        parsed: Parsed<'_>,
+        standing: Option<&Standing>,
+    ) -> Result<Reply, Stopped> {
+        if standing.is_some_and(|standing| standing.verdict == Verdict::Exceeded) {
+            return Ok(reply::too_many_requests());
+        }
+        match route {
+            Route::Unknown | Route::Admin { .. } => return Ok(reply::not_found("resource")),
+            Route::Health => return Ok(health()),
+            Route::Ready => return Ok(Reply::value(200, &json!({"message": "Success"}))),
+            Route::CreateEvent | Route::CreateEvents | Route::ListEvents | Route::ShowEvent { .. } => {}
+        }
+        if matches!(parsed, Parsed::Malformed) {
+            return Ok(reply::malformed(Accepts::from_header(self.request.accept.as_deref())));
+        }
+        if !authorized(self.request.authorization.as_deref(), &self.settings.config.api_key) {
+            return Ok(reply::unauthorized());
+        }
+        let access = match route {
+            Route::CreateEvent | Route::CreateEvents => Access::Write,
+            _ => Access::Read,
+        };
+        let needed = Denied { access, resource: "event".to_owned() };
+        if self.settings.config.denied.contains(&needed) {
+            return Ok(reply::forbidden(&needed));
+        }
+        match (route, parsed) {
+            (_, Parsed::One(root)) => ingest::create_event(self, root),
+            (_, Parsed::Many(elements)) => ingest::create_events(self, elements),
+            (Route::ShowEvent { transaction_id }, _) => Ok(reads::show_event(self, transaction_id)),
+            (_, _) => Ok(reads::list_events(self)),
+        }
+    }
+}
+
+fn health() -> Reply {
+    let body = json!({
+        "version": "v1.51.0",
+        "github_url": "https://github.com/getlago/lago-api/tree/v1.51.0",
+        "message": "Success",
+    });
+    Reply::value(200, &body)
+}
+
+/// The key is the second word of the header, whatever the first one is.
+fn authorized(header: Option<&str>, key: &str) -> bool {
+    header.and_then(|header| header.split_whitespace().nth(1)) == Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_does_not_matter_and_the_key_does() {
+        assert!(authorized(Some("Bearer k"), "k"));
+        assert!(authorized(Some("Whatever  k extra"), "k"));
+        for header in [None, Some(""), Some("k"), Some("Bearer"), Some("Bearer K")] {
+            assert!(!authorized(header, "k"), "{header:?}");
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! What the server has accepted, and the uniqueness rules of its two stores.
+//!
+//! Everything here happens under one lock; callers prepare rows and keys before they take it.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+
+use crate::config::Store;
+use crate::event::Event;
+use crate::time;
+
+/// The most requests remembered.
+const LOG_LENGTH: usize = 100_000;
+
+/// An accepted event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredEvent {
+    pub lago_id: String,
+    /// Empty if the single endpoint of the ClickHouse store was given none; likewise `code`.
+    pub transaction_id: String,
+    pub external_subscription_id: Option<String>,
+    pub code: String,
+    /// Microseconds since 1970, as the server read or chose it.
+    pub timestamp_micros: i128,
+    pub precise_total_amount_cents: Option<String>,
+    /// After the server dropped what it drops.
+    pub properties: Map<String, Value>,
+    /// The JSON object as it was sent, byte for byte.
+    pub raw: Vec<u8>,
+    pub received_at: SystemTime,
+    /// The number of the request that brought it, counted from 1.
+    pub request: u64,
+    /// An event with the same key had been accepted before (ClickHouse store only).
+    pub duplicate: bool,
+}
+
+impl StoredEvent {
+    pub fn raw_text(&self) -> &str {
+        std::str::from_utf8(&self.raw).unwrap_or_default()
+    }
+
+    pub(crate) fn as_event(&self) -> Event {
+        Event {
+            transaction_id: Some(self.transaction_id.clone()),
+            external_subscription_id: self.external_subscription_id.clone(),
+            code: Some(self.code.clone()),
+            timestamp: self.timestamp_micros,
+            precise_total_amount_cents: self.precise_total_amount_cents.clone(),
+            properties: self.properties.clone(),
+        }
+    }
+}
+
+/// One of the texts a transaction id was ever sent with, stored or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentBody {
+    pub body: Vec<u8>,
+    pub times: u64,
+}
+
+/// One request the server has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestLog {
+    /// Counted from 1.
+    pub number: u64,
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// `None` if the request was left hanging or reset.
+    pub status: Option<u16>,
+    /// How many events the body held.
+    pub events: usize,
+    pub body_bytes: usize,
+    pub user_agent: Option<String>,
+    /// A fault decided the answer.
+    pub faulted: bool,
+    pub at: SystemTime,
+}
+
+/// Numbers since the start or the last reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub requests: u64,
+    /// Events accepted, copies included.
+    pub stored: u64,
+    /// Copies among them (ClickHouse store).
+    pub duplicates: u64,
+    /// Events refused as duplicates (Postgres store).
+    pub refused_duplicates: u64,
+    pub first_stored: Option<SystemTime>,
+    pub last_stored: Option<SystemTime>,
+}
+
+impl Counters {
+    /// Events accepted per second, from the first to the last.
+    pub fn events_per_second(&self) -> f64 {
+        let span = self.first_stored.zip(self.last_stored);
+        let seconds =
+            span.and_then(|(first, last)| last.duration_since(first).ok()).map_or(0.0, |d| d.as_secs_f64());
+        let events = u32::try_from(self.stored).map_or(f64::from(u32::MAX), f64::from);
+        if seconds > 0.0 { events / seconds } else { 0.0 }
+    }
+}
+
+/// Which rows survive when some are duplicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDuplicate {
+    RefuseAll,
+    KeepOthers,
+}
+
+/// One row about to be inserted.
+#[derive(Debug)]
+pub struct Row {
+    pub event: Event,
+    pub lago_id: String,
+    pub raw: Vec<u8>,
+    pub key: Option<Key>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(u128);
+
+/// Hashes what makes an event unique to 128 bits, so that a benchmark of millions of events stays small.
+#[derive(Debug, Default)]
+pub struct Keys {
+    high: RandomState,
+    low: RandomState,
+}
+
+impl Keys {
+    /// `None` where the store has no uniqueness: a missing subscription is NULL in the unique index of
+    /// Postgres, and NULLs are distinct.
+    pub fn of(&self, event: &Event, store: Store) -> Option<Key> {
+        let subscription = event.external_subscription_id.as_deref();
+        let id = event.transaction_id.as_deref();
+        match store {
+            Store::Postgres => subscription.map(|subscription| self.hash(&(subscription, id))),
+            Store::ClickHouse => {
+                let code = event.code.as_deref();
+                Some(self.hash(&(subscription, code, id, time::floor_to_millis(event.timestamp))))
+            }
+        }
+    }
+
+    fn hash(&self, value: &impl std::hash::Hash) -> Key {
+        Key(u128::from(self.high.hash_one(value)) << 64 | u128::from(self.low.hash_one(value)))
+    }
+}
+
+/// The positions that repeat the transaction id of an earlier row of the same request. The subscription is
+/// not compared, although the index would allow the same id under another one.
+pub fn repeated_within(rows: &[Row]) -> Vec<usize> {
+    let mut seen = HashSet::with_capacity(rows.len());
+    let ids = rows.iter().map(|row| row.event.transaction_id.as_deref()).enumerate();
+    ids.filter(|(_, id)| !seen.insert(*id)).map(|(index, _)| index).collect()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    All,
+    /// The positions of the duplicates, ascending.
+    Duplicates(Vec<usize>),
+}
+
+/// Where and when rows came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub at: SystemTime,
+    pub request: u64,
+}
+
+/// What is known about one transaction id.
+#[derive(Debug, Default)]
+struct Named {
+    copies: Vec<SentBody>,
+    /// The position of the first accepted event.
+    first: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    /// Counts stops: work begun before a stop must not store anything after it.
+    pub generation: u64,
+    /// Changes whenever something a waiting test may look at has changed.
+    version: u64,
+    pub counters: Counters,
+    keys: HashSet<Key>,
+    events: Vec<Arc<StoredEvent>>,
+    by_id: HashMap<String, Named>,
+    /// Without bodies: first copies counted per subscription and code.
+    counted: BTreeMap<String, BTreeMap<String, u64>>,
+    log: VecDeque<RequestLog>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    Everything,
+    Counters,
+}
+
+impl State {
+    /// Inserts into the Postgres store: a stored key, or one of the positions in `repeated`, is a duplicate.
+    pub fn insert_unique(
+        &mut self,
+        rows: Vec<Row>,
+        repeated: &[usize],
+        on_duplicate: OnDuplicate,
+        keep: Keep,
+        arrival: Arrival,
+    ) -> Inserted {
+        let is_stored = |row: &Row| row.key.is_some_and(|key| self.keys.contains(&key));
+        let mut repeated = repeated.iter().peekable();
+        let mut duplicates = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            let repeats = repeated.next_if(|at| **at == index).is_some();
+            if repeats || is_stored(row) {
+                duplicates.push(index);
+            }
+        }
+        self.counters.refused_duplicates += duplicates.len() as u64;
+        if !duplicates.is_empty() && on_duplicate == OnDuplicate::RefuseAll {
+            return Inserted::Duplicates(duplicates);
+        }
+        let mut flagged = duplicates.iter().peekable();
+        for (index, row) in rows.into_iter().enumerate() {
+            if flagged.next_if(|at| **at == index).is_none() {
+                self.keys.extend(row.key);
+                self.keep(row, Uniqueness::First, keep, arrival);
+            }
+        }
+        if duplicates.is_empty() { Inserted::All } else { Inserted::Duplicates(duplicates) }
+    }
+
+    /// Appends to the ClickHouse store, which takes everything.
+    pub fn append(&mut self, rows: Vec<Row>, keep: Keep, arrival: Arrival) {
+        for row in rows {
+            let new = row.key.is_none_or(|key| self.keys.insert(key));
+            let uniqueness = if new { Uniqueness::First } else { Uniqueness::Copy };
+            self.keep(row, uniqueness, keep, arrival);
+        }
+    }
+
+    fn keep(&mut self, row: Row, uniqueness: Uniqueness, keep: Keep, arrival: Arrival) {
+        self.counters.stored += 1;
+        self.counters.duplicates += u64::from(uniqueness == Uniqueness::Copy);
+        self.counters.first_stored.get_or_insert(arrival.at);
+        self.counters.last_stored = Some(arrival.at);
+        let event = row.event;
+        if keep == Keep::Counters {
+            if uniqueness == Uniqueness::First {
+                self.count(&event);
+            }
+            return;
+        }
+        let stored = StoredEvent {
+            lago_id: row.lago_id,
+            transaction_id: event.transaction_id.unwrap_or_default(),
+            external_subscription_id: event.external_subscription_id,
+            code: event.code.unwrap_or_default(),
+            timestamp_micros: event.timestamp,
+            precise_total_amount_cents: event.precise_total_amount_cents,
+            properties: event.properties,
+            raw: row.raw,
+            received_at: arrival.at,
+            request: arrival.request,
+            duplicate: uniqueness == Uniqueness::Copy,
+        };
+        let position = self.events.len();
+        match self.by_id.get_mut(&stored.transaction_id) {
+            Some(named) => {
+                named.first.get_or_insert(position);
+            }
+            None => {
+                let named = Named { first: Some(position), ..Named::default() };
+                self.by_id.insert(stored.transaction_id.clone(), named);
+            }
+        }
+        self.events.push(Arc::new(stored));
+    }
+
+    fn count(&mut self, event: &Event) {
+        let subscription = event.external_subscription_id.as_deref().unwrap_or("");
+        let code = event.code.as_deref().unwrap_or("");
+        if let Some(count) = self.counted.get_mut(subscription).and_then(|codes| codes.get_mut(code)) {
+            *count += 1;
+        } else {
+            self.counted.entry(subscription.to_owned()).or_default().insert(code.to_owned(), 1);
+        }
+    }
+
+    /// Every accepted event in the order of acceptance.
+    pub fn events(&self) -> Vec<Arc<StoredEvent>> {
+        self.events.clone()
+    }
+
+    /// The last so many accepted events, oldest first.
+    pub fn last_events(&self, count: usize) -> Vec<Arc<StoredEvent>> {
+        self.events[self.events.len().saturating_sub(count)..].to_vec()
+    }
+
+    /// The first accepted event with this transaction id, whatever its subscription.
+    pub fn first_with_id(&self, transaction_id: &str) -> Option<Arc<StoredEvent>> {
+        let first = self.by_id.get(transaction_id)?.first?;
+        self.events.get(first).cloned()
+    }
+
+    /// Per subscription and code, what a server without bodies has counted.
+    pub fn counted(&self) -> &BTreeMap<String, BTreeMap<String, u64>> {
+        &self.counted
+    }
+
+    /// Remembers what a transaction id was sent with.
+    pub fn saw_copy(&mut self, transaction_id: String, body: &[u8]) {
+        let copies = &mut self.by_id.entry(transaction_id).or_default().copies;
+        match copies.iter_mut().find(|copy| copy.body == body) {
+            Some(copy) => copy.times += 1,
+            None => {
+                copies.reserve_exact(1);
+                copies.push(SentBody { body: body.to_vec(), times: 1 });
+            }
+        }
+    }
+
+    pub fn copies(&self) -> BTreeMap<String, Vec<SentBody>> {
+        let sent = self.by_id.iter().filter(|(_, named)| !named.copies.is_empty());
+        sent.map(|(id, named)| (id.clone(), named.copies.clone())).collect()
+    }
+
+    pub fn copies_of(&self, transaction_id: &str) -> Vec<SentBody> {
+        self.by_id.get(transaction_id).map(|named| named.copies.clone()).unwrap_or_default()
+    }
+
+    /// The transaction ids that were sent with more than one text.
+    pub fn sent_differently(&self) -> Vec<String> {
+        let differently = self.by_id.iter().filter(|(_, named)| named.copies.len() > 1);
+        let mut ids: Vec<String> = differently.map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn saw_request(&mut self, request: RequestLog) {
+        self.version += 1;
+        self.counters.requests += 1;
+        if self.log.len() == LOG_LENGTH {
+            self.log.pop_front();
+        }
+        self.log.push_back(request);
+    }
+
+    /// The remembered requests with a number above this one, in the order they were dealt with.
+    pub fn requests_after(&self, number: u64) -> Vec<RequestLog> {
+        self.log.iter().filter(|request| request.number > number).cloned().collect()
+    }
+
+    /// Forgets everything that came in.
+    pub fn reset(&mut self) {
+        *self = State { generation: self.generation, version: self.version + 1, ..State::default() };
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uniqueness {
+    First,
+    Copy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(keys: &Keys, store: Store, subscription: Option<&str>, id: &str, timestamp: i128) -> Row {
+        let event = Event {
+            transaction_id: Some(id.to_owned()),
+            external_subscription_id: subscription.map(str::to_owned),
+            code: Some("c".to_owned()),
+            timestamp,
+            precise_total_amount_cents: None,
+            properties: Map::new(),
+        };
+        let key = keys.of(&event, store);
+        Row { event, lago_id: String::new(), raw: id.as_bytes().to_vec(), key }
+    }
+
+    fn arrival() -> Arrival {
+        Arrival { at: SystemTime::UNIX_EPOCH, request: 1 }
+    }
+
+    fn insert(state: &mut State, rows: Vec<Row>, on_duplicate: OnDuplicate) -> Inserted {
+        let repeated = repeated_within(&rows);
+        state.insert_unique(rows, &repeated, on_duplicate, Keep::Everything, arrival())
+    }
+
+    #[test]
+    fn one_duplicate_refuses_the_whole_request() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        let row = |subscription, id| row(&keys, Store::Postgres, Some(subscription), id, 0);
+        assert_eq!(insert(&mut state, vec![row("s", "a")], OnDuplicate::RefuseAll), Inserted::All);
+        let rows = vec![row("s", "b"), row("s", "a"), row("s", "c")];
+        assert_eq!(insert(&mut state, rows, OnDuplicate::RefuseAll), Inserted::Duplicates(vec![1]));
+        assert_eq!(state.counters.stored, 1);
+        assert_eq!(insert(&mut state, vec![row("t", "a")], OnDuplicate::RefuseAll), Inserted::All);
+    }
+
+    #[test]
+    fn old_servers_keep_the_others() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        let row = |id| row(&keys, Store::Postgres, Some("s"), id, 0);
+        let rows = vec![row("a"), row("a"), row("b")];
+        assert_eq!(insert(&mut state, rows, OnDuplicate::KeepOthers), Inserted::Duplicates(vec![1]));
+        assert_eq!(state.counters.stored, 2);
+    }
+
+    #[test]
+    fn within_a_request_only_the_transaction_id_is_compared() {
+        let keys = Keys::default();
+        let row = |subscription, id| row(&keys, Store::Postgres, subscription, id, 0);
+        let rows = [row(Some("s"), "a"), row(Some("t"), "a"), row(None, "a"), row(None, "b")];
+        assert_eq!(repeated_within(&rows), [1, 2]);
+    }
+
+    #[test]
+    fn without_a_subscription_nothing_is_unique() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        for _ in 0..2 {
+            let rows = vec![row(&keys, Store::Postgres, None, "a", 0)];
+            assert_eq!(insert(&mut state, rows, OnDuplicate::RefuseAll), Inserted::All);
+        }
+        assert_eq!(state.counters.stored, 2);
+    }
+
+    #[test]
+    fn clickhouse_compares_timestamps_by_the_millisecond() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        for timestamp in [1000, 1999, 2000] {
+            let rows = vec![row(&keys, Store::ClickHouse, Some("s"), "a", timestamp)];
+            state.append(rows, Keep::Everything, arrival());
+        }
+        let duplicates: Vec<bool> = state.events().iter().map(|event| event.duplicate).collect();
+        assert_eq!(duplicates, [false, true, false]);
+    }
+
+    #[test]
+    fn different_texts_for_one_id_are_remembered() {
+        let mut state = State::default();
+        for body in ["{}", "{ }", "{}"] {
+            state.saw_copy("a".to_owned(), body.as_bytes());
+        }
+        state.saw_copy("b".to_owned(), b"{}");
+        assert_eq!(state.sent_differently(), ["a"]);
+        assert_eq!(state.copies_of("a")[0].times, 2);
+    }
+
+    #[test]
+    fn without_bodies_only_counts_remain() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        for id in ["a", "b", "a"] {
+            state.append(vec![row(&keys, Store::ClickHouse, Some("s"), id, 0)], Keep::Counters, arrival());
+        }
+        assert!(state.events().is_empty());
+        assert_eq!(state.counters.stored, 3);
+        assert_eq!(state.counted()["s"]["c"], 2);
+    }
+}
