@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The private tables capture touches, by number.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
     pub sync: pg_sys::Oid,
     message: pg_sys::Oid,
@@ -29,11 +29,13 @@ pub struct Tables {
 
 thread_local! {
     static TABLES: Cell<Option<Tables>> = const { Cell::new(None) };
+    /// Set when they may have been replaced: their numbers still tell which relations are ours.
+    static DOUBTFUL: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The extension's tables in this database; none where it is not installed.
 pub fn tables() -> Option<Tables> {
-    if let Some(tables) = TABLES.get() {
+    if let Some(tables) = TABLES.get().filter(|_| !DOUBTFUL.get()) {
         return Some(tables);
     }
     let schema = heap::extension_schema()?;
@@ -44,6 +46,7 @@ pub fn tables() -> Option<Tables> {
         dead_letter: heap::find(c"dead_letter", schema)?,
     };
     TABLES.set(Some(tables));
+    DOUBTFUL.set(false);
     Some(tables)
 }
 
@@ -53,8 +56,8 @@ pub fn is_own_table(relation: pg_sys::Oid) -> bool {
 }
 
 /// The tables may have been replaced (DROP EXTENSION, CREATE EXTENSION).
-pub fn forget_tables() {
-    TABLES.set(None);
+pub fn doubt_tables() {
+    DOUBTFUL.set(true);
 }
 
 // ---- the writers' side -------------------------------------------------------------------------

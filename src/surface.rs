@@ -20,7 +20,7 @@ fn refuse(code: PgSqlErrorCode, message: impl Into<String>, detail: Option<Strin
 }
 
 /// Refuses a destination URL that cannot be Lago's API.
-#[pg_extern(schema = "lago_push", name = "_check_url", volatile)]
+#[pg_extern(name = "_check_url", volatile)]
 fn check_url(url: Option<&str>, allow_http: bool) {
     let invalid = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
     let example = "It looks like https://api.getlago.com/api/v1.";
@@ -56,7 +56,7 @@ fn check_url(url: Option<&str>, allow_http: bool) {
 }
 
 /// Refuses a proxy that cannot be used.
-#[pg_extern(schema = "lago_push", name = "_check_proxy", volatile)]
+#[pg_extern(name = "_check_proxy", volatile)]
 fn check_proxy(proxy: &str) {
     let good = url::Url::parse(proxy).is_ok_and(|url| url.scheme() == "http" && url.host().is_some());
     if !good {
@@ -65,7 +65,7 @@ fn check_proxy(proxy: &str) {
 }
 
 /// Refuses a template that cannot be applied to its source, or that Lago would not bill.
-#[pg_extern(schema = "lago_push", name = "_check_template", volatile)]
+#[pg_extern(name = "_check_template", volatile)]
 fn check_template(template: &str, source: pg_sys::Oid, endpoint: Option<&str>, operations: Vec<String>) {
     // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
     let relation = unsafe { pgrx::PgRelation::with_lock(source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
@@ -113,7 +113,7 @@ fn check_template(template: &str, source: pg_sys::Oid, endpoint: Option<&str>, o
 }
 
 /// Makes what the calling transaction changed known to all backends and the worker, at its commit.
-#[pg_extern(schema = "lago_push", name = "_wake", volatile)]
+#[pg_extern(name = "_wake", volatile)]
 fn wake() {
     if let Some(tables) = outbox::tables() {
         heap::announce_change(tables.sync);
@@ -123,31 +123,31 @@ fn wake() {
 }
 
 /// Whether the calling transaction has captured rows.
-#[pg_extern(schema = "lago_push", name = "_has_captured", volatile)]
+#[pg_extern(name = "_has_captured", volatile)]
 fn has_captured() -> bool {
     capture::has_captured()
 }
 
 /// The role that called the function that calls this.
-#[pg_extern(schema = "lago_push", name = "_caller", sql = "create function lago_push._caller() returns regrole language c stable strict as 'MODULE_PATHNAME', '@FUNCTION_NAME@'")]
+#[pg_extern(name = "_caller", sql = "create function lago_push._caller() returns regrole language c stable strict as 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
 fn role() -> pg_sys::Oid {
     caller::role()
 }
 
 /// Runs a command with the caller's rights and no others.
-#[pg_extern(schema = "lago_push", name = "_execute_as_caller", volatile)]
+#[pg_extern(name = "_execute_as_caller", volatile)]
 fn execute_as_caller(command: &str) -> Result<(), spi::Error> {
     caller::execute(command)
 }
 
 /// Replaces the running statement in pg_stat_activity.
-#[pg_extern(schema = "lago_push", name = "_hide_statement", volatile)]
+#[pg_extern(name = "_hide_statement", volatile)]
 fn hide_statement(function: &str) {
     caller::show_activity(&format!("{function}(…)"));
 }
 
 /// Source of the view `workers`.
-#[pg_extern(schema = "lago_push", name = "_workers", volatile)]
+#[pg_extern(name = "_workers", volatile)]
 #[allow(clippy::type_complexity, reason = "the table of a view")]
 fn workers() -> TableIterator<
     'static,
@@ -178,13 +178,13 @@ fn workers() -> TableIterator<
 }
 
 /// Requests under way, by destination of this database.
-#[pg_extern(schema = "lago_push", name = "_in_flight", volatile)]
+#[pg_extern(name = "_in_flight", volatile)]
 fn in_flight() -> TableIterator<'static, (name!(destination_id, i32), name!(in_flight, i32))> {
     TableIterator::new(shared::in_flight())
 }
 
 /// Source of the view `endpoints`.
-#[pg_extern(schema = "lago_push", name = "_endpoints", immutable)]
+#[pg_extern(name = "_endpoints", immutable)]
 #[allow(clippy::type_complexity, reason = "the table of a view")]
 fn endpoints() -> TableIterator<
     'static,

@@ -84,7 +84,7 @@ pub fn forget(relation: pg_sys::Oid) {
         Err(_) => ALL_STALE.set(true),
     });
     if all {
-        crate::outbox::forget_tables();
+        crate::outbox::doubt_tables();
     }
 }
 

@@ -100,6 +100,7 @@ type Failure = Box<dyn std::error::Error>;
 
 struct Worker {
     slot: &'static Slot,
+    tables: Option<outbox::Tables>,
     statements: Statements,
     senders: Senders,
     directory: Directory,
@@ -120,6 +121,7 @@ impl Worker {
     fn new(slot: &'static Slot) -> Result<Worker, Failure> {
         Ok(Worker {
             slot,
+            tables: xact::in_transaction(outbox::tables),
             statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
             directory: Directory::default(),
@@ -145,7 +147,9 @@ impl Worker {
             news |= self.slot.take_wanted();
             if news || self.more && self.has_room() {
                 self.set_busy("reading the outbox");
-                self.read(if news { News::Yes } else { News::No })?;
+                if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
+                    return Ok(());
+                }
                 news = false;
             }
             self.settle_done()?;
@@ -201,9 +205,12 @@ impl Worker {
 
     // ---- read ----------------------------------------------------------------------------------
 
-    fn read(&mut self, news: News) -> Result<(), Failure> {
+    fn read(&mut self, news: News) -> Result<Outbox, Failure> {
         xact::in_transaction(|| {
             if STALE.take() {
+                if outbox::tables() != self.tables {
+                    return Ok(Outbox::Gone);
+                }
                 let directory = destination::read()?;
                 self.adopt(directory);
             }
@@ -220,7 +227,7 @@ impl Worker {
                 // not be undone here by a crash.
                 xact::flush_log();
             }
-            Ok(())
+            Ok(Outbox::Here)
         })
     }
 
@@ -522,6 +529,13 @@ fn progress(found: &[Found], most: usize) -> Progress {
         Some(last) if found.len() == most => Progress::UpTo(last.message.id),
         _ => Progress::Complete,
     }
+}
+
+/// Whether the extension is still the one this worker was started for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outbox {
+    Here,
+    Gone,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

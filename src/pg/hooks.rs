@@ -36,7 +36,25 @@ pub fn install(on_command: fn(Command, Time)) {
     unsafe { pg_sys::emit_log_hook = Some(on_log) };
 }
 
-#[pg_guard]
+unsafe extern "C-unwind" {
+    /// Declared here and not taken from pgrx, whose version catches errors: see on_utility.
+    #[allow(clippy::too_many_arguments, reason = "the server defines the signature")]
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        query: *const core::ffi::c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Every utility command of the server passes through here, ours or not. So an error raised in it must
+/// pass as if this function were not there: were it caught and raised again, it would lose its cursor
+/// position. Hence no guard around this function, and nothing in its frame that would have to be
+/// dropped when the server jumps over it; what Rust has to do is done in `tell`, which has a guard.
 #[allow(clippy::too_many_arguments, reason = "the server defines the signature")]
 unsafe extern "C-unwind" fn on_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -48,25 +66,36 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server passes a planned utility statement.
-    let command = unsafe { recognize((*statement).utilityStmt) };
-    let tell = |time| {
-        if let (Some(command), Some(on_command)) = (command, ON_COMMAND.get()) {
-            on_command(command, time);
-        }
-    };
-    tell(Time::Before);
-    match PREVIOUS_UTILITY.get() {
+    // SAFETY: the server passes a planned utility statement, whose tree lives as long as the command.
+    let command = unsafe { note_command((*statement).utilityStmt) };
+    // SAFETY: takes what note_command gave.
+    unsafe { tell_command(command, Time::Before) };
+    if let Some(Some(previous)) = PREVIOUS_UTILITY.get() {
         // SAFETY: a hook another library installed before us, called as the server would.
-        Some(Some(previous)) => unsafe {
-            previous(statement, query, read_only_tree, context, params, environment, destination, completion);
-        },
+        unsafe { previous(statement, query, read_only_tree, context, params, environment, destination, completion) };
+    } else {
         // SAFETY: what the server would have called without hooks.
-        _ => unsafe {
-            pg_sys::standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, destination, completion);
-        },
+        unsafe { standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, destination, completion) };
     }
-    tell(Time::After);
+    // SAFETY: takes what note_command gave.
+    unsafe { tell_command(command, Time::After) };
+}
+
+/// [`recognize`], with the guard that [`on_utility`] must not have.
+#[pg_guard]
+#[allow(improper_ctypes_definitions, reason = "called from Rust only; the calling convention is the guard's")]
+unsafe extern "C-unwind" fn note_command(node: *mut pg_sys::Node) -> Option<Command> {
+    // SAFETY: promised by on_utility.
+    unsafe { recognize(node) }
+}
+
+/// Tells the listener, with the guard that [`on_utility`] must not have.
+#[pg_guard]
+#[allow(improper_ctypes_definitions, reason = "called from Rust only; the calling convention is the guard's")]
+unsafe extern "C-unwind" fn tell_command(command: Option<Command>, time: Time) {
+    if let (Some(command), Some(on_command)) = (command, ON_COMMAND.get()) {
+        on_command(command, time);
+    }
 }
 
 /// # Safety
