@@ -26,15 +26,15 @@ thread_local! {
 /// What the transaction under way has to do with us.
 #[derive(Clone, Copy)]
 struct Transaction {
-    /// It has captured messages, or changed what the worker must know.
-    wakes: bool,
     captured: bool,
+    /// It has changed destinations or syncs.
+    redefines: bool,
     /// Its last chance to write has passed: what is captured from now on is written at once.
     ending: bool,
 }
 
 impl Transaction {
-    const QUIET: Transaction = Transaction { wakes: false, captured: false, ending: false };
+    const QUIET: Transaction = Transaction { captured: false, redefines: false, ending: false };
 }
 
 fn note(change: impl FnOnce(&mut Transaction)) {
@@ -48,9 +48,9 @@ pub fn has_captured() -> bool {
     TRANSACTION.get().captured
 }
 
-/// Wakes the worker when the transaction under way commits.
-pub fn wake_at_commit() {
-    note(|transaction| transaction.wakes = true);
+/// Has the worker read destinations and syncs anew when the transaction under way commits.
+pub fn redefine_at_commit() {
+    note(|transaction| transaction.redefines = true);
 }
 
 /// Captures the row a trigger fired for.
@@ -93,10 +93,7 @@ fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {
             outbox::write(buffer, current);
         }
     });
-    note(|transaction| {
-        transaction.wakes = true;
-        transaction.captured = true;
-    });
+    note(|transaction| transaction.captured = true);
 }
 
 const TOP_LEVEL: Subtransaction = 1;
@@ -118,14 +115,19 @@ pub fn on_transaction(moment: Moment) {
         }
         Moment::Committed => {
             let transaction = TRANSACTION.replace(Transaction::QUIET);
-            if transaction.wakes {
+            if transaction.captured {
                 clear_buffer();
                 wake_worker();
+            }
+            if transaction.redefines {
+                if let Some(slot) = shared::own_slot() {
+                    slot.redefine();
+                }
             }
         }
         // A prepared transaction's messages become visible in another session: see on_command.
         Moment::Prepared | Moment::Aborted => {
-            if TRANSACTION.replace(Transaction::QUIET).wakes {
+            if TRANSACTION.replace(Transaction::QUIET).captured {
                 clear_buffer();
             }
         }

@@ -80,7 +80,7 @@ pub extern "C-unwind" fn _PG_init() {
     shared::reserve();
     pg::xact::listen(capture::on_transaction, capture::on_subtransaction);
     pg::hooks::install(on_command);
-    pg::process::listen_for_relation_changes(worker::on_relation_change);
+    pg::process::listen_for_relation_changes(sync::on_relation_change);
     pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
 }
 

@@ -28,6 +28,9 @@ pub struct Slot {
     database: AtomicU32,
     /// There may be something to read.
     wanted: AtomicBool,
+    /// Definitions have changed. Not left to the server's invalidation messages: those are sent after
+    /// the commit callback that wakes the worker, so it could look too early and then sleep.
+    redefined: AtomicBool,
     /// The worker's place plus one; 0 when there is none.
     worker: AtomicI32,
     pid: AtomicI32,
@@ -87,6 +90,14 @@ pub fn own_slot() -> Option<&'static Slot> {
     None
 }
 
+/// The extension is not installed in this database (any more): its slot, if it has one, wants nothing.
+pub fn nothing_to_do_here() {
+    if let Some(slot) = slot_of(u32::from(process::own_database())) {
+        slot.take_wanted();
+        slot.ends_well();
+    }
+}
+
 fn slot_of(database: u32) -> Option<&'static Slot> {
     BLOCK.get()?.slots.iter().find(|slot| slot.database.load(SeqCst) == database)
 }
@@ -131,6 +142,16 @@ impl Slot {
         if !self.wanted.swap(true, SeqCst) && !wake_place(&self.worker) {
             wake_launcher();
         }
+    }
+
+    /// Has the worker read destinations and syncs anew. Cannot fail.
+    pub fn redefine(&self) {
+        self.redefined.store(true, SeqCst);
+        self.wake();
+    }
+
+    pub fn take_redefined(&self) -> bool {
+        self.redefined.swap(false, SeqCst)
     }
 
     pub fn is_wanted(&self) -> bool {

@@ -119,7 +119,7 @@ fn wake() {
         heap::announce_change(tables.sync);
     }
     shared::own_slot();
-    capture::wake_at_commit();
+    capture::redefine_at_commit();
 }
 
 /// Whether the calling transaction has captured rows.

@@ -74,9 +74,15 @@ pub fn of(fired: &Fired) -> Rc<Compiled> {
     compiled
 }
 
+/// Entry point: called on every invalidation of a relation, in every process.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    forget(relation);
+}
+
 /// A relation has changed: forget what was compiled from it. `InvalidOid` stands for all of them.
 /// Runs inside PostgreSQL's invalidation, where nothing may be looked up.
-pub fn forget(relation: pg_sys::Oid) {
+fn forget(relation: pg_sys::Oid) {
     let all = relation == pg_sys::InvalidOid || crate::outbox::is_own_table(relation);
     CACHE.with(|cache| match cache.try_borrow_mut() {
         Ok(mut cache) if all => cache.clear(),

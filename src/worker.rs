@@ -7,16 +7,16 @@
 
 use crate::backoff::{self, Dice};
 use crate::cursor::{Cursor, Progress, Range};
-use crate::destination::{self, Directory, Gate};
+use crate::destination::{self, Delivery, Directory, Gate};
 use crate::endpoint::{self, Batch};
 use crate::lane::{Company, Lane, Message, Next};
 use crate::outbox::{self, Again, Dead, Found, Settlement, Span, Statements};
 use crate::pg::process::{self, Continue};
-use crate::pg::{compat, heap, xact};
+use crate::pg::{compat, xact};
 use crate::sender::{Done, Job, Senders, Transport};
 use crate::shared::{self, Slot, State};
 use crate::verdict::{Condition, Fate, Outcome, Verdict, judge};
-use crate::{settings, sync};
+use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -33,17 +33,8 @@ const PAGE: usize = 500;
 const MOST_KEPT_REPLY: usize = 16 * 1024;
 
 thread_local! {
-    /// Definitions have changed since they were read.
-    static STALE: Cell<bool> = const { Cell::new(true) };
     /// The slot to leave when this process ends.
     static OWN_SLOT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
-}
-
-/// A relation has changed; if it is one of ours, the directory is read again before the next step.
-pub fn note_change(relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || outbox::is_own_table(relation) {
-        STALE.set(true);
-    }
 }
 
 /// Entry point of the process.
@@ -69,7 +60,8 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
         process::set_for_worker(name, value);
     }
     // Where the extension is not installed, or somebody else's schema bears its name, there is nothing to do.
-    if !xact::in_transaction(|| outbox::tables().is_some() && heap::extension_schema().is_some()) {
+    if xact::in_transaction(outbox::tables).is_none() {
+        shared::nothing_to_do_here();
         return;
     }
     if !process::become_the_only_worker() {
@@ -103,7 +95,8 @@ struct Worker {
     tables: Option<outbox::Tables>,
     statements: Statements,
     senders: Senders,
-    directory: Directory,
+    /// None until the first read.
+    directory: Option<Directory>,
     lanes: BTreeMap<i32, Lane>,
     transports: BTreeMap<i32, Arc<Transport>>,
     cursor: Cursor,
@@ -124,7 +117,7 @@ impl Worker {
             tables: xact::in_transaction(outbox::tables),
             statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
-            directory: Directory::default(),
+            directory: None,
             lanes: BTreeMap::new(),
             transports: BTreeMap::new(),
             cursor: Cursor::default(),
@@ -200,14 +193,14 @@ impl Worker {
     }
 
     fn gate(&self, destination: i32) -> Gate {
-        self.directory.destinations.get(&destination).map_or(Gate::Held, |destination| destination.gate)
+        self.directory.as_ref().and_then(|directory| directory.destinations.get(&destination)).map_or(Gate::Held, |destination| destination.gate)
     }
 
     // ---- read ----------------------------------------------------------------------------------
 
     fn read(&mut self, news: News) -> Result<Outbox, Failure> {
         xact::in_transaction(|| {
-            if STALE.take() {
+            if self.slot.take_redefined() || self.directory.is_none() {
                 if outbox::tables() != self.tables {
                     return Ok(Outbox::Gone);
                 }
@@ -293,10 +286,18 @@ impl Worker {
 
     fn open_syncs(&self, destination: i32) -> impl Iterator<Item = i32> {
         self.directory
-            .syncs
             .iter()
+            .flat_map(|directory| &directory.syncs)
             .filter(move |(_, sync)| sync.destination == destination && sync.gate == Gate::Open)
             .map(|(id, _)| *id)
+    }
+
+    fn sync(&self, sync: i32) -> Option<&Delivery> {
+        self.directory.as_ref()?.syncs.get(&sync)
+    }
+
+    fn is_open(&self, sync: i32) -> bool {
+        self.sync(sync).is_some_and(|sync| sync.gate == Gate::Open)
     }
 
     fn admit(&mut self, found: Vec<Found>, reader: Reader) {
@@ -306,13 +307,13 @@ impl Worker {
             if self.known.contains(&id) {
                 continue;
             }
-            let Some(sync) = self.directory.syncs.get(&message.sync) else { continue };
-            if sync.gate == Gate::Held {
+            let Some(Delivery { destination, gate, .. }) = self.sync(message.sync) else { continue };
+            if *gate == Gate::Held {
                 widen(&mut self.paused, message.sync, id);
                 continue;
             }
-            let gate = self.gate(sync.destination);
-            let Some(lane) = self.lanes.get_mut(&sync.destination) else { continue };
+            let (destination, gate) = (*destination, self.gate(*destination));
+            let Some(lane) = self.lanes.get_mut(&destination) else { continue };
             let takes = match reader {
                 Reader::Cursor => gate == Gate::Open && lane.behind.is_none() && budget.has_room(lane),
                 Reader::CatchUp => true,
@@ -329,7 +330,7 @@ impl Worker {
     /// Takes over changed definitions.
     fn adopt(&mut self, directory: Directory) {
         for (id, new) in &directory.destinations {
-            let old = self.directory.destinations.get(id);
+            let old = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
             if old.is_none_or(|old| old.route != new.route) || !self.transports.contains_key(id) {
                 self.transports.remove(id);
                 match Transport::new(new.route.clone()) {
@@ -342,28 +343,35 @@ impl Worker {
             // Whoever changed something or released it wants to see it tried now.
             lane.reopen();
         }
-        self.lanes.retain(|id, _| directory.destinations.contains_key(id));
+        // A destination is dropped only after its syncs, and these with their messages.
+        self.lanes.retain(|id, lane| {
+            let stays = directory.destinations.contains_key(id);
+            if !stays {
+                for id in lane.ids() {
+                    self.known.remove(&id);
+                }
+            }
+            stays
+        });
         self.transports.retain(|id, _| directory.destinations.contains_key(id));
-        self.directory = directory;
+        let open = |sync: i32| directory.syncs.get(&sync).is_some_and(|sync| sync.gate == Gate::Open);
         for lane in self.lanes.values_mut() {
-            let open = |sync: i32| self.directory.syncs.get(&sync).is_some_and(|sync| sync.gate == Gate::Open);
             for message in lane.give_back(|sync| !open(sync)) {
                 self.known.remove(&message.id);
                 widen(&mut self.paused, message.sync, message.id);
             }
         }
         let (resumed, still_paused): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.paused).into_iter().partition(|(sync, _)| self.directory.syncs.get(sync).is_some_and(|sync| sync.gate == Gate::Open));
+            std::mem::take(&mut self.paused).into_iter().partition(|(sync, _)| open(*sync));
         self.paused = still_paused;
-        self.paused.retain(|sync, _| self.directory.syncs.contains_key(sync));
+        self.paused.retain(|sync, _| directory.syncs.contains_key(sync));
         for (sync, range) in resumed {
-            if let Some(lane) = self.directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination)) {
+            if let Some(lane) = directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination)) {
                 lane.pass_over(range.from);
                 lane.pass_over(range.to);
             }
         }
-        // Messages of a destination that is gone are held by nobody now.
-        self.known = self.lanes.values().flat_map(Lane::ids).collect();
+        self.directory = Some(directory);
     }
 
     // ---- send ----------------------------------------------------------------------------------
@@ -374,7 +382,8 @@ impl Worker {
         let mut next_due: Option<Instant> = None;
         for (id, lane) in &mut self.lanes {
             let Some(transport) = self.transports.get(id) else { continue };
-            if self.directory.destinations.get(id).is_none_or(|destination| destination.gate == Gate::Held) {
+            let destination = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
+            if destination.is_none_or(|destination| destination.gate == Gate::Held) {
                 continue;
             }
             let before = lane.in_flight();
@@ -433,8 +442,12 @@ impl Worker {
             let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
             judge(&done.outcome, &sent)
         };
-        // The destination was dropped meanwhile, and its syncs and their messages before it.
-        let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
+        let Some(lane) = self.lanes.get_mut(&done.lane) else {
+            for message in &done.messages {
+                self.known.remove(&message.id);
+            }
+            return;
+        };
         lane.returned();
         let pause = lane.observe(&condition, now, &mut self.dice);
         let health = settlement.health.entry(done.lane).or_default();
@@ -453,8 +466,9 @@ impl Worker {
         health.pause = pause.or(health.pause);
         let throw = self.dice.throw();
         // In reverse, because what goes again goes to the front.
-        for (message, fate) in done.messages.into_iter().zip(fates).rev() {
-            let open = self.directory.syncs.get(&message.sync).is_some_and(|sync| sync.gate == Gate::Open);
+        let open: Vec<bool> = done.messages.iter().map(|message| self.is_open(message.sync)).collect();
+        let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
+        for ((message, fate), open) in done.messages.into_iter().zip(fates).zip(open).rev() {
             let account = settlement.accounts.entry(message.sync).or_default();
             match fate {
                 Fate::Delivered | Fate::Duplicate => {
@@ -592,11 +606,4 @@ impl Speed {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed > Self::WINDOW * 2 { self.count as f64 / elapsed.as_secs_f64() } else { self.last }
     }
-}
-
-/// Called on every invalidation of a relation, in every process.
-#[pg_guard]
-pub unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    note_change(relation);
-    sync::forget(relation);
 }
