@@ -253,6 +253,16 @@ comment on function lago_push.drop_destination(text) is 'Removes a destination; 
 -- Syncs
 -- ---------------------------------------------------------------------------------------------
 
+-- Purpose:    run a command with the caller's rights and no others.
+create function lago_push._as_caller(command text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select lago_push._execute_as_caller(convert_to(_as_caller.command, getdatabaseencoding()));
+$$;
+comment on function lago_push._as_caller(text) is 'Internal: runs a command with the rights of the role that called.';
+
 -- Purpose:    find a sync by name, or say which ones there are; the caller must own its source.
 create function lago_push._sync(sync text)
 returns lago_push.sync
@@ -377,7 +387,7 @@ begin
             message = 'on_error must be dead_letter or raise',
             detail = 'dead_letter lets the write go through and keeps the row; raise refuses the write.';
     end if;
-    perform lago_push._check_template(create_sync.template, create_sync.source, create_sync.endpoint, create_sync.operations);
+    perform lago_push._check_template(convert_to(create_sync.template, 'UTF8'), create_sync.source, create_sync.endpoint, create_sync.operations);
     if columns is not null then
         if not 'update' = any (operations) then
             raise exception using errcode = 'invalid_parameter_value',
@@ -395,7 +405,7 @@ begin
         end if;
     end if;
     if filter is not null then
-        perform lago_push._execute_as_caller(format('select 1 from %s new, %s old where (%s) limit 0',
+        perform lago_push._as_caller(format('select 1 from %s new, %s old where (%s) limit 0',
             create_sync.source, create_sync.source, create_sync.filter));
     end if;
     insert into lago_push.sync (name, source, destination_id, endpoint, template, operations, columns, filter, batch_size, on_error)
@@ -449,13 +459,13 @@ begin
         return;
     end if;
     perform lago_push._check_source(wanted.source);
-    perform lago_push._check_template(wanted.template, wanted.source, wanted.endpoint, wanted.operations);
+    perform lago_push._check_template(convert_to(wanted.template, 'UTF8'), wanted.source, wanted.endpoint, wanted.operations);
     update lago_push.sync s set state = 'active' where s.id = wanted.id;
     if not exists (select from lago_push._triggers(wanted.name)) then
         select string_agg(case o when 'update' then 'update' || coalesce(' of ' ||
                    (select string_agg(quote_ident(c), ', ') from unnest(wanted.columns) c), '') else o end, ' or ')
           into events from unnest(wanted.operations) o;
-        perform lago_push._execute_as_caller(format(
+        perform lago_push._as_caller(format(
             'create trigger %I after %s on %s for each row%s execute function lago_push.capture(%L)',
             left('lago_push_' || wanted.name, 63), events, wanted.source,
             coalesce(' when (' || wanted.filter || ')', ''), wanted.name));
@@ -525,7 +535,7 @@ declare
     dead bigint;
 begin
     for hanging in select * from lago_push._triggers(wanted.name) loop
-        perform lago_push._execute_as_caller(format('drop trigger %I on %s', hanging.trigger, hanging.relation));
+        perform lago_push._as_caller(format('drop trigger %I on %s', hanging.trigger, hanging.relation));
     end loop;
     select count(*) into pending from lago_push.message m where m.sync_id = wanted.id;
     select count(*) into dead from lago_push.dead_letter l where l.sync_id = wanted.id;

@@ -5,6 +5,7 @@
 
 use crate::lane::Limits;
 use crate::outbox::Result;
+use crate::pg::cell;
 use crate::sender::{ApiKey, Route};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ pub fn read() -> Result<Directory> {
             let batch_size = usize::try_from(row.get::<i32>(4)?.unwrap_or(1)).unwrap_or(1);
             directory.syncs.insert(id, Delivery { destination, gate, batch_size });
         }
-        let rows = client.select(
+        let mut rows = client.select(
             "select d.id, d.name, d.url, d.headers::text, d.rate_limit::float8, d.connections,
                     extract(epoch from d.timeout)::float8, d.ca_file, d.proxy, d.api_key_file, k.api_key,
                     d.held_because is not null
@@ -59,26 +60,27 @@ pub fn read() -> Result<Directory> {
             None,
             &[],
         )?;
-        for row in rows {
+        while let Some(row) = rows.next() {
+            let text = |number| rows.get_datum_by_ordinal(number).map(|datum| datum.map(cell::text_as_utf8));
             let Some(id) = row.get::<i32>(1)? else { continue };
             let connections = usize::try_from(row.get::<i32>(6)?.unwrap_or(1)).unwrap_or(1);
             // A request holds what the least patient of its syncs allows; one lane serves them all.
             let batch_size = directory.syncs.values().filter(|sync| sync.destination == id).map(|sync| sync.batch_size).min().unwrap_or(100);
-            let key = match (row.get::<String>(11)?, row.get::<String>(10)?) {
+            let key = match (text(11)?, text(10)?) {
                 (Some(key), _) => Some(ApiKey::new(key)),
                 (None, Some(path)) => key_in_file(&path),
                 (None, None) => None,
             };
             let destination = Destination {
-                name: row.get(2)?.unwrap_or_default(),
+                name: text(2)?.unwrap_or_default(),
                 route: Route {
-                    url: row.get(3)?.unwrap_or_default(),
+                    url: text(3)?.unwrap_or_default(),
                     api_key: key,
-                    headers: headers(row.get(4)?),
+                    headers: headers(text(4)?),
                     timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0)).unwrap_or(Duration::from_secs(30)),
                     connections,
-                    ca_file: row.get(8)?,
-                    proxy: row.get(9)?,
+                    ca_file: text(8)?,
+                    proxy: text(9)?,
                 },
                 limits: Limits { connections, batch_size, rate: row.get(5)? },
                 gate: if row.get(12)?.unwrap_or(false) { Gate::Held } else { Gate::Open },

@@ -56,7 +56,7 @@ extension_sql!(
     name = "capture",
     requires = ["tables"]
 );
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables", "capture"]);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables", "capture", surface::execute_as_caller]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions", surface::workers, surface::in_flight, surface::endpoints]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

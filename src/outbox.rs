@@ -9,7 +9,7 @@ use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
 use crate::cursor::{Range, Xid};
 use crate::lane::{Company, Message};
 use crate::pg::heap::{self, Value};
-use crate::pg::{process, xact};
+use crate::pg::{encoding, process, xact};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -103,8 +103,8 @@ fn dead_row(entry: &Entry, now: i64) -> [Value; 12] {
         Value::int4(0),
         Value::NULL,
         Value::char(entry.operation.letter()),
-        Value::text(dead.sync_name.as_bytes()),
-        Value::text(dead.reason.as_bytes()),
+        Value::text(encoding::storable(&dead.sync_name).as_bytes()),
+        Value::text(encoding::storable(&dead.reason).as_bytes()),
         Value::NULL,
         dead.source_row.as_deref().map_or(Value::NULL, Value::text),
         Value::NULL,
@@ -270,7 +270,7 @@ fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
 
 /// The payload in UTF-8, which is what Lago reads, whatever the database's encoding.
 fn utf8(datum: Option<pg_sys::Datum>) -> String {
-    datum.map(crate::pg::cell::to_utf8).unwrap_or_default()
+    datum.map(crate::pg::cell::text_as_utf8).unwrap_or_default()
 }
 
 fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
@@ -338,7 +338,7 @@ pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
     Spi::connect_mut(|client| {
         for dead in settlement.dead {
             let status = dead.reply_status.map(i32::from);
-            client.update(&statements.bury, None, &[dead.id.into(), int4(dead.attempts).into(), status.into(), dead.reason.into(), dead.reply.into()])?;
+            client.update(&statements.bury, None, &[dead.id.into(), int4(dead.attempts).into(), status.into(), encoding::storable(&dead.reason).into(), dead.reply.map(|reply| encoding::storable(&reply)).into()])?;
         }
         if !settlement.gone_after_retry.is_empty() {
             client.update(&statements.forget_retries, None, &[settlement.gone_after_retry.into()])?;
@@ -347,13 +347,13 @@ pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
             client.update(&statements.delete, None, &[settlement.gone.into()])?;
         }
         for again in settlement.retries {
-            client.update(&statements.retry, None, &[again.id.into(), int4(again.attempts).into(), again.wait.as_secs_f64().into(), again.why.into()])?;
+            client.update(&statements.retry, None, &[again.id.into(), int4(again.attempts).into(), again.wait.as_secs_f64().into(), encoding::storable(&again.why).into()])?;
         }
         for (sync, account) in settlement.accounts {
             client.update(
                 &statements.count,
                 None,
-                &[sync.into(), account.delivered.into(), account.duplicate.into(), account.rejected.into(), account.last_error.into()],
+                &[sync.into(), account.delivered.into(), account.duplicate.into(), account.rejected.into(), account.last_error.map(|error| encoding::storable(&error)).into()],
             )?;
         }
         for (destination, health) in settlement.health {
@@ -367,7 +367,7 @@ pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
                     health.failures.into(),
                     pause.into(),
                     health.last_status.map(i32::from).into(),
-                    health.last_error.into(),
+                    health.last_error.map(|error| encoding::storable(&error)).into(),
                 ],
             )?;
         }

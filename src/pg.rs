@@ -4,6 +4,7 @@
 pub mod caller;
 pub mod cell;
 pub mod compat;
+pub mod encoding;
 pub mod heap;
 pub mod hooks;
 pub mod process;

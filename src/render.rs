@@ -7,6 +7,7 @@ use crate::buffer::Operation;
 use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand};
 use crate::json;
 use crate::pg::cell::{Kind, Unwritable};
+use crate::pg::encoding;
 use crate::pg::trigger::Tuple;
 use crate::template::{Hole, Piece, Place, Position, Subject, Template};
 
@@ -58,7 +59,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(template.pieces.len());
         for piece in &template.pieces {
             steps.push(match piece {
-                Piece::Literal(text) => Step::Literal(text.clone().into_bytes()),
+                Piece::Literal(text) => Step::Literal(encoding::to_server(text)),
                 Piece::Hole(hole) => match &hole.subject {
                     Subject::Operation => Step::Operation(hole.place),
                     Subject::Row(name) => Step::Cell(Box::new(Cell::new(Side::Row, name, hole, endpoint, template, columns)?)),

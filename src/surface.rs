@@ -66,7 +66,9 @@ fn check_proxy(proxy: &str) {
 
 /// Refuses a template that cannot be applied to its source, or that Lago would not bill.
 #[pg_extern(name = "_check_template", volatile)]
-fn check_template(template: &str, source: pg_sys::Oid, endpoint: Option<&str>, operations: Vec<String>) {
+fn check_template(template: &[u8], source: pg_sys::Oid, endpoint: Option<&str>, operations: Vec<String>) {
+    // In UTF-8, whatever the database's encoding: pgrx takes text for UTF-8 without looking.
+    let template = &*String::from_utf8_lossy(template);
     // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
     let relation = unsafe { pgrx::PgRelation::with_lock(source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let columns: Vec<Column> = sync::columns_of(relation.as_ptr());
@@ -136,8 +138,8 @@ fn role() -> pg_sys::Oid {
 
 /// Runs a command with the caller's rights and no others.
 #[pg_extern(name = "_execute_as_caller", volatile)]
-fn execute_as_caller(command: &str) -> Result<(), spi::Error> {
-    caller::execute(command)
+fn execute_as_caller(command: &[u8]) {
+    caller::execute(command);
 }
 
 /// Replaces the running statement in pg_stat_activity.

@@ -107,14 +107,15 @@ struct Definition {
 fn definition(tables: &Tables, name: &str) -> Option<Definition> {
     // Columns in the order of sql/tables.sql.
     heap::scan(tables.sync, |column| {
-        (cell::read::<String>(column(2)).as_deref() == Some(name)).then(|| {
+        let text = |number| column(number).map(cell::text_as_utf8);
+        (text(2).as_deref() == Some(name)).then(|| {
             Some(Definition {
                 id: cell::read(column(1))?,
-                endpoint: cell::read(column(5))?,
-                template: cell::read(column(6))?,
+                endpoint: text(5)?,
+                template: text(6)?,
                 operations: cell::read(column(7))?,
-                on_error: cell::read(column(11))?,
-                state: cell::read(column(12))?,
+                on_error: text(11)?,
+                state: text(12)?,
             })
         })?
     })

@@ -521,8 +521,7 @@ fn kept_reply(outcome: &Outcome) -> (Option<u16>, Option<String>) {
     match outcome {
         Outcome::Reply(reply) => {
             let body = &reply.body[..reply.body.len().min(MOST_KEPT_REPLY)];
-            // PostgreSQL's text cannot hold a zero byte.
-            (Some(reply.status), Some(String::from_utf8_lossy(body).replace('\0', "")))
+            (Some(reply.status), Some(String::from_utf8_lossy(body).into_owned()))
         }
         Outcome::Failed(_) => (None, None),
     }

@@ -62,9 +62,6 @@ mod tests {
     #[test]
     fn columns_of_a_table_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".to_owned(), "12 µs".to_owned()]];
-        assert_eq!(
-            table(&["name", "is"], &rows),
-            "| name | is    |\n| ---- | ----- |\n| a    | 12 µs |\n"
-        );
+        assert_eq!(table(&["name", "is"], &rows), "| name | is    |\n| ---- | ----- |\n| a    | 12 µs |\n");
     }
 }

@@ -322,13 +322,15 @@ pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
 }
 
 /// What output functions may depend on, and the value each has while a payload is made.
-const PINNED: [(&CStr, &CStr); 7] = [
+const PINNED: [(&CStr, &CStr); 9] = [
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, MDY"),
     (c"IntervalStyle", c"postgres"),
     (c"extra_float_digits", c"1"),
     (c"bytea_output", c"hex"),
     (c"xmlbinary", c"base64"),
+    (c"lc_monetary", c"C"),
+    (c"quote_all_identifiers", c"off"),
     (c"search_path", c"pg_catalog, pg_temp"),
 ];
 
@@ -363,21 +365,7 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
     unsafe { T::from_datum(datum, false) }
 }
 
-/// A text value in UTF-8. In a database without an encoding (SQL_ASCII) bytes that are no UTF-8 are
-/// replaced: Lago would refuse the whole request.
-pub fn to_utf8(datum: pg_sys::Datum) -> String {
-    // SAFETY: a variable of the backend.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-    with_varlena(datum, |bytes| {
-        if encoding == pg_sys::pg_enc::PG_UTF8 as i32 || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
-            return String::from_utf8_lossy(bytes).into_owned();
-        }
-        // SAFETY: reads `bytes`; gives them back when nothing needs converting, a C string otherwise.
-        let converted = unsafe { pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32) };
-        if std::ptr::eq(converted.cast_const().cast(), bytes.as_ptr()) {
-            return String::from_utf8_lossy(bytes).into_owned();
-        }
-        // SAFETY: as above.
-        unsafe { CStr::from_ptr(converted) }.to_string_lossy().into_owned()
-    })
+/// A text value in UTF-8.
+pub fn text_as_utf8(datum: pg_sys::Datum) -> String {
+    with_varlena(datum, super::encoding::to_utf8)
 }

@@ -119,11 +119,7 @@ pub fn insert<const COLUMNS: usize>(table: pg_sys::Oid, rows: impl ExactSizeIter
     };
     if rows.len() == 1 {
         for row in rows {
-            let tuple = form(row);
-            // SAFETY: the tuple was formed for this relation, whose indexes are open.
-            unsafe { pg_sys::CatalogTupleInsertWithInfo(relation, tuple, indexes) };
-            // SAFETY: the tuple was copied to its page.
-            unsafe { pg_sys::heap_freetuple(tuple) };
+            insert_one(relation, indexes, form(row));
         }
     } else {
         insert_many(relation, indexes, rows.map(form));
@@ -134,11 +130,28 @@ pub fn insert<const COLUMNS: usize>(table: pg_sys::Oid, rows: impl ExactSizeIter
     unsafe { pg_sys::table_close(relation, pg_sys::NoLock as i32) };
 }
 
+/// Tuples above this go one by one. When a tuple is so large that parts of it move out of line, the
+/// server writes a changed copy, and its multi-insert would index the original, which has no place.
+const MOST_BYTES_TOGETHER: u32 = pg_sys::BLCKSZ / 4 - 64;
+
+fn insert_one(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, tuple: pg_sys::HeapTuple) {
+    // SAFETY: the tuple was formed for this relation, whose indexes are open.
+    unsafe { pg_sys::CatalogTupleInsertWithInfo(relation, tuple, indexes) };
+    // SAFETY: the tuple was copied to its page.
+    unsafe { pg_sys::heap_freetuple(tuple) };
+}
+
 fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, mut tuples: impl Iterator<Item = pg_sys::HeapTuple>) {
     let mut slots: Vec<*mut pg_sys::TupleTableSlot> = Vec::with_capacity(ROWS_AT_A_TIME);
     loop {
-        let mut filled = 0;
+        let (mut filled, mut seen) = (0, 0);
         for tuple in tuples.by_ref().take(ROWS_AT_A_TIME) {
+            seen += 1;
+            // SAFETY: a tuple just formed.
+            if unsafe { (*tuple).t_len } > MOST_BYTES_TOGETHER {
+                insert_one(relation, indexes, tuple);
+                continue;
+            }
             if filled == slots.len() {
                 // SAFETY: the relation is open; slots are dropped below, or with their memory context on error.
                 slots.push(unsafe { pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple) });
@@ -147,8 +160,11 @@ fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, m
             unsafe { pg_sys::ExecStoreHeapTuple(tuple, slots[filled], true) };
             filled += 1;
         }
-        if filled == 0 {
+        if seen == 0 {
             break;
+        }
+        if filled == 0 {
+            continue;
         }
         // SAFETY: the first `filled` slots hold tuples of this relation, whose indexes are open.
         unsafe { pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots.as_mut_ptr(), filled as i32, indexes) };

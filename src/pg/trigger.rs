@@ -71,7 +71,7 @@ impl Fired {
     pub fn argument(&self) -> String {
         // SAFETY: `new` made sure there is one; arguments are C strings.
         let argument = unsafe { CStr::from_ptr(*self.trigger().tgargs) };
-        argument.to_string_lossy().into_owned()
+        super::encoding::to_utf8(argument.to_bytes())
     }
 
     pub fn operation(&self) -> Operation {
@@ -132,7 +132,11 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
     descriptor
         .iter()
         .filter(|attribute| !attribute.attisdropped)
-        .map(|attribute| (attribute.name().to_owned(), attribute.attnum, attribute.atttypid))
+        .map(|attribute| {
+            // SAFETY: names are zero-terminated.
+            let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
+            (super::encoding::to_utf8(name.to_bytes()), attribute.attnum, attribute.atttypid)
+        })
         .collect()
 }
 
