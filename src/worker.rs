@@ -138,7 +138,7 @@ impl Worker {
                 return Ok(());
             }
             news |= self.slot.take_wanted();
-            if news || self.more && self.has_room() {
+            if news || self.wants_to_read() {
                 self.set_busy("reading the outbox");
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(());
@@ -147,7 +147,7 @@ impl Worker {
             }
             self.settle_done()?;
             let due = self.dispatch();
-            if self.more && self.has_room() {
+            if self.wants_to_read() {
                 if process::wait(Some(Duration::ZERO), None) == Continue::No {
                     return Ok(());
                 }
@@ -226,7 +226,8 @@ impl Worker {
 
     /// Ranges in which a late commit may have filled a hole.
     fn read_again(&mut self) -> Result<(), Failure> {
-        while let Some(range) = self.cursor.next_again().filter(|_| self.has_room()) {
+        // Whatever there is no room for is passed over and caught up with later.
+        while let Some(range) = self.cursor.next_again() {
             let page = outbox::read(&self.statements, &Span::Between(range), PAGE)?;
             self.cursor.read_again(progress(&page.found, PAGE));
             self.admit(page.found, Reader::Cursor);
@@ -260,7 +261,7 @@ impl Worker {
 
     /// What is behind the cursor.
     fn read_on(&mut self) -> Result<(), Failure> {
-        while self.more && self.has_room() {
+        while self.can_read_on() {
             let page = outbox::read(&self.statements, &Span::After(self.cursor.last()), PAGE)?;
             self.more = page.found.len() == PAGE;
             self.cursor.advance(page.found.iter().map(|found| found.message.id), &page.running);
@@ -269,15 +270,20 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether reading on could give any lane something to do. Where no lane can take messages, the
-    /// cursor stays, and nothing has to be read a second time.
-    fn has_room(&self) -> bool {
+    /// Whether there may be something to read that could be taken in.
+    fn wants_to_read(&self) -> bool {
+        self.cursor.next_again().is_some() || self.can_read_on() || self.lanes_with_room().any(|lane| lane.behind.is_some())
+    }
+
+    /// Whether moving the cursor could give any lane something to do. Where none can take messages it
+    /// stays, and nothing has to be read a second time.
+    fn can_read_on(&self) -> bool {
+        self.more && self.lanes_with_room().any(|lane| lane.behind.is_none())
+    }
+
+    fn lanes_with_room(&self) -> impl Iterator<Item = &Lane> {
         let budget = self.budget();
-        if self.cursor.next_again().is_some() || self.lanes.is_empty() {
-            return true;
-        }
-        self.lanes.iter().any(|(id, lane)| self.gate(*id) == Gate::Open && lane_takes(lane, &budget))
-            || self.lanes.keys().all(|id| self.gate(*id) == Gate::Held)
+        self.lanes.iter().filter(move |(id, lane)| self.gate(**id) == Gate::Open && budget.has_room(lane)).map(|(_, lane)| lane)
     }
 
     fn budget(&self) -> Budget {
@@ -531,10 +537,6 @@ fn widen(ranges: &mut BTreeMap<i32, Range>, sync: i32, id: i64) {
     let range = ranges.entry(sync).or_insert(Range { from: id, to: id });
     range.from = range.from.min(id);
     range.to = range.to.max(id);
-}
-
-fn lane_takes(lane: &Lane, budget: &Budget) -> bool {
-    budget.has_room(lane)
 }
 
 fn progress(found: &[Found], most: usize) -> Progress {

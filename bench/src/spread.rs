@@ -1,6 +1,6 @@
 //! Several measurements of one thing, summed up: the median, and how far they lie apart.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Median and extremes. On a machine with other things to do, the extremes say how far the median can be
 /// trusted.
@@ -37,6 +37,14 @@ pub fn percentile(values: &[f64], percent: u32) -> f64 {
 
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// Below zero if `to` was before `from`.
+pub fn signed_milliseconds(from: SystemTime, to: SystemTime) -> f64 {
+    match to.duration_since(from) {
+        Ok(later) => milliseconds(later),
+        Err(earlier) => -milliseconds(earlier.duration()),
+    }
 }
 
 #[cfg(test)]

@@ -14,28 +14,25 @@ use crate::text::{counted, grouped};
 
 /// Deliveries that stand still for so long are not coming.
 const STILLNESS: Duration = Duration::from_secs(60);
-/// Between two looks while the backlog drains.
+/// Between two looks whether pgbench has ended or the backlog is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Runs it and waits until everything is delivered. Returns how long that took, as the end of a sentence.
+/// Runs it and waits until everything is delivered. Returns how long that took, as a sentence without its
+/// beginning.
 pub fn run(cluster: &Cluster, db: &mut Session) -> Outcome<String> {
     let (clients, seconds) = (CLIENTS.to_string(), SECONDS.to_string());
     say(&format!("$ pgbench -n -c {clients} -j 2 -T {seconds} {DATABASE}\n"));
     let arguments = ["-n", "-c", &clients, "-j", "2", "-T", &seconds];
-    let mut line = Line::new();
     let mut running = Running::start(cluster, DATABASE, &arguments)?;
+    let mut line = Line::new();
     while running.is_running() {
-        line.show(db)?;
-        // Looks often enough to see pgbench's end, which is when the backlog's time begins.
-        let next = Instant::now() + line.pause;
-        while running.is_running() && Instant::now() < next {
-            thread::sleep(LOOK_EVERY);
-        }
+        line.show_when_due(db)?;
+        thread::sleep(LOOK_EVERY);
     }
     let ended = Instant::now();
     let report = running.finish()?;
     let backlog = status::read(db)?.pending;
-    drain(db)?;
+    drain(db, |db| line.show_when_due(db))?;
     let took = ended.elapsed();
     line.show(db)?;
     line.end();
@@ -46,15 +43,17 @@ pub fn run(cluster: &Cluster, db: &mut Session) -> Outcome<String> {
         report.latency_ms
     ));
     let milliseconds = grouped(took.as_millis());
-    Ok(if backlog == 0 {
-        "nothing was left to deliver".to_owned()
-    } else {
-        let events = counted(backlog, "event was", "events were");
-        format!("{events} still to be delivered; the last was after {milliseconds} ms")
+    Ok(match backlog {
+        0 => "nothing was left to deliver".to_owned(),
+        _ => format!(
+            "{} still to be delivered, and the last was after {milliseconds} ms",
+            counted(backlog, "event was", "events were")
+        ),
     })
 }
 
-pub fn drain(db: &mut Session) -> Outcome<()> {
+/// Waits until nothing is pending. `meanwhile` is called between looks.
+pub fn drain(db: &mut Session, mut meanwhile: impl FnMut(&mut Session) -> Outcome<()>) -> Outcome<()> {
     let mut fewest = u64::MAX;
     let mut since = Instant::now();
     loop {
@@ -72,6 +71,7 @@ pub fn drain(db: &mut Session) -> Outcome<()> {
                 STILLNESS.as_secs()
             )));
         }
+        meanwhile(db)?;
         thread::sleep(LOOK_EVERY);
     }
 }
@@ -79,32 +79,57 @@ pub fn drain(db: &mut Session) -> Outcome<()> {
 /// The line of progress: written over itself on a terminal, else one a second.
 struct Line {
     start: Instant,
-    in_place: bool,
-    pause: Duration,
+    screen: Screen,
+    next: Instant,
     rated_at: Instant,
     rated_delivered: u64,
     rate: f64,
+    /// Committed and delivered, as shown last.
+    shown: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Screen {
+    Terminal,
+    File,
 }
 
 impl Line {
     const RATE_EVERY: Duration = Duration::from_millis(900);
 
     fn new() -> Self {
-        let in_place = io::stdout().is_terminal();
-        let pause = Duration::from_millis(if in_place { 100 } else { 1000 });
+        let screen = if io::stdout().is_terminal() { Screen::Terminal } else { Screen::File };
         let now = Instant::now();
-        Self { start: now, in_place, pause, rated_at: now, rated_delivered: 0, rate: 0.0 }
+        Self { start: now, screen, next: now, rated_at: now, rated_delivered: 0, rate: 0.0, shown: None }
+    }
+
+    fn show_when_due(&mut self, db: &mut Session) -> Outcome<()> {
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        self.next += match self.screen {
+            Screen::Terminal => Duration::from_millis(100),
+            Screen::File => Duration::from_secs(1),
+        };
+        self.show(db)
     }
 
     fn show(&mut self, db: &mut Session) -> Outcome<()> {
-        let committed = unsigned(db.value("select count(*) from pgbench_history")?)?;
+        // In this order: what is delivered was committed before.
         let status = status::read(db)?;
+        let committed = unsigned(db.value("select count(*) from pgbench_history")?)?;
         let since = self.rated_at.elapsed();
         if since >= Self::RATE_EVERY {
             let more = status.delivered.saturating_sub(self.rated_delivered);
             self.rate = u32::try_from(more).map_or(f64::MAX, f64::from) / since.as_secs_f64();
             (self.rated_at, self.rated_delivered) = (Instant::now(), status.delivered);
         }
+        // In a file, lines that repeat each other say nothing.
+        let counts = Some((committed, status.delivered));
+        if self.screen == Screen::File && self.shown == counts {
+            return Ok(());
+        }
+        self.shown = counts;
         let dead = if status.dead > 0 { format!("   dead {}", grouped(status.dead)) } else { String::new() };
         let text = format!(
             "{:>4.1} s   committed {:>8}   delivered {:>8}   delivered per second {:>7}{dead}",
@@ -115,17 +140,16 @@ impl Line {
         );
         let mut out = io::stdout();
         let margin = " ".repeat(MARGIN);
-        let written = if self.in_place {
+        let written = match self.screen {
             // Back to the first column, and whatever was longer is erased.
-            write!(out, "\r{margin}{text}\x1b[K")
-        } else {
-            writeln!(out, "{margin}{text}")
+            Screen::Terminal => write!(out, "\r{margin}{text}\x1b[K"),
+            Screen::File => writeln!(out, "{margin}{text}"),
         };
         written.and_then(|()| out.flush()).doing("write to the screen")
     }
 
     fn end(&self) {
-        if self.in_place {
+        if self.screen == Screen::Terminal {
             println!();
         }
         println!();

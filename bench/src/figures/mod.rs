@@ -1,1 +1,132 @@
-//! Placeholder.
+//! The figures: what capture and delivery cost, each as a ratio to a peer in the same run.
+//!
+//! Absolute numbers differ from machine to machine, ratios much less. Contestants take turns in every round,
+//! so that a busy moment of the machine meets all of them; the median counts, and the extremes are shown.
+
+mod bulk;
+mod drain;
+mod ground;
+mod lone;
+mod raw;
+mod report;
+mod single;
+pub mod stand_in;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+use std::{env, thread};
+
+use crate::failure::{Doing, Failure, Outcome};
+use ground::Ground;
+use report::Findings;
+
+/// How much is done, which is how far the figures can be trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    name: &'static str,
+    rounds: usize,
+    bulk_rows: usize,
+    single_seconds: u32,
+    backlog: usize,
+    lone_commits: usize,
+}
+
+impl Effort {
+    /// About eight minutes, or two with `QUICK` set.
+    pub fn from_environment() -> Self {
+        match env::var("QUICK") {
+            Ok(value) if !value.is_empty() && value != "0" => Self::QUICK,
+            _ => Self::FULL,
+        }
+    }
+
+    const QUICK: Self = Self {
+        name: "quick",
+        rounds: 5,
+        bulk_rows: 100_000,
+        single_seconds: 3,
+        backlog: 50_000,
+        lone_commits: 200,
+    };
+    const FULL: Self = Self {
+        name: "full",
+        rounds: 9,
+        bulk_rows: 300_000,
+        single_seconds: 6,
+        backlog: 100_000,
+        lone_commits: 1000,
+    };
+}
+
+type Part = (&'static str, fn(&mut Ground, &Effort) -> Outcome<Findings>);
+
+const PARTS: [Part; 4] = [
+    ("bulk capture", bulk::measure),
+    ("single-row transactions", single::measure),
+    ("draining a backlog", drain::measure),
+    ("lone commits", lone::measure),
+];
+
+/// Measures everything, prints it and writes it to bench/results.
+pub fn run() -> Outcome<()> {
+    let effort = Effort::from_environment();
+    if cfg!(debug_assertions) {
+        eprintln!("This is a debug build: its figures say little. `make bench` makes a release build.");
+    }
+    let busy = load();
+    let mut ground = Ground::prepare()?;
+    let mut findings = Findings::default();
+    for (what, measure) in PARTS {
+        eprint!("{what} … ");
+        let start = Instant::now();
+        let found = measure(&mut ground, &effort);
+        eprintln!("{:.0} s", start.elapsed().as_secs_f64());
+        let log = |failure| {
+            Failure::new(format!("{failure}\n\nThe server's log ends:\n{}", ground.cluster.log_tail(None)))
+        };
+        findings.extend(found.map_err(log)?);
+    }
+    let text = format!(
+        "# Figures\n\n{}\n{}\nBehind them:\n\n{}",
+        circumstances(&mut ground, &effort, &busy)?,
+        findings.figures_table(),
+        findings.measurements_table()
+    );
+    println!("\n{text}");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/latest.md");
+    fs::write(&file, &text).doing("write bench/results/latest.md")?;
+    println!("Written to bench/results/latest.md. What each means: bench/README.md.");
+    Ok(())
+}
+
+fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<String> {
+    let row = ground.db.row(
+        "select to_char(now(), 'YYYY-MM-DD HH24:MI \"UTC\"'), split_part(current_setting('server_version'), ' ', 1),
+                (select extversion from pg_extension where extname = 'lago_push')",
+    )?;
+    let [date, server, extension]: [String; 3] = [row.get(0), row.get(1), row.get(2)];
+    let processors = thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    Ok(format!(
+        "{date}, PostgreSQL {server}, lago_push {extension}, {processors} processors shared by server, worker,\n\
+         stand-in and load generator; load average at the start {busy}. A {} run: {} rounds,\n\
+         {} rows in bulk, {} s of single rows, a backlog of {}, {} lone commits.\n",
+        effort.name,
+        effort.rounds,
+        effort.bulk_rows,
+        effort.single_seconds,
+        effort.backlog,
+        effort.lone_commits
+    ))
+}
+
+/// What else the machine was doing, before the benchmark began.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().filter(|first| !first.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+/// Exact for every number that occurs here.
+fn counted_as_float(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::INFINITY, f64::from)
+}
