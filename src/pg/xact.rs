@@ -173,6 +173,37 @@ pub fn running_in_snapshot() -> Vec<u32> {
 /// others before its record is flushed if `synchronous_commit` is off; what is sent to Lago must not
 /// be lost here by a crash.
 pub fn flush_log() {
-    // SAFETY: asks for a position, then waits for it; both are allowed in any transaction.
-    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+    // SAFETY: asks for a position; allowed in any transaction.
+    let next = unsafe { pg_sys::GetXLogInsertRecPtr() };
+    // SAFETY: a variable of the server, fixed at its start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    // SAFETY: waits for a position up to which the log has been generated.
+    unsafe { pg_sys::XLogFlush(end_of_log(next, segment_bytes)) };
+}
+
+/// Where the log ends, given where its next record will begin. The two differ at the start of a page,
+/// by the page's header, which is not there before the record is; and waiting for what is not there
+/// is an error.
+fn end_of_log(next: u64, segment_bytes: u64) -> u64 {
+    const SHORT_HEADER: u64 = size_of::<pg_sys::XLogPageHeaderData>().next_multiple_of(8) as u64;
+    const LONG_HEADER: u64 = size_of::<pg_sys::XLogLongPageHeaderData>().next_multiple_of(8) as u64;
+    match (next % segment_bytes, next % u64::from(pg_sys::XLOG_BLCKSZ)) {
+        (LONG_HEADER, _) => next - LONG_HEADER,
+        (_, SHORT_HEADER) => next - SHORT_HEADER,
+        _ => next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_log;
+
+    #[test]
+    fn the_log_ends_before_the_header_of_a_page_not_yet_begun() {
+        let segment = 16 * 1024 * 1024;
+        assert_eq!(end_of_log(0xCE2_2018, segment), 0xCE2_2000);
+        assert_eq!(end_of_log(0xC00_0028, segment), 0xC00_0000);
+        assert_eq!(end_of_log(0xCE2_2028, segment), 0xCE2_2028, "a record's middle");
+        assert_eq!(end_of_log(0xCE2_2100, segment), 0xCE2_2100);
+    }
 }

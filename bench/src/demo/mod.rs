@@ -10,7 +10,6 @@ mod setup;
 mod status;
 mod workload;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use delivery::cluster::{Cluster, Options};
@@ -35,11 +34,13 @@ const MARGIN: usize = 4;
 /// Starts everything, shows it, and leaves nothing behind. What the server logged last is shown after a
 /// failure.
 pub fn run() -> Outcome<()> {
-    let place = Place::from_environment()?;
     println!("lago_push: PostgreSQL's own benchmark, billed while it runs\n");
+    let place = Place::from_environment()?;
+    // A Lago that cannot be asked stops the demo before anything is started.
+    let before = place.count_before()?;
     let cluster = Cluster::start(&Options::durable().with("shared_buffers", "256MB"));
     announce(&cluster, &place)?;
-    show(&cluster, &place).map_err(|failure| with_log(&failure, &cluster))?;
+    show(&cluster, &place, before).map_err(|failure| with_log(&failure, &cluster))?;
     heading("All is well");
     say("Everything that was started for this is being removed.");
     say(
@@ -64,7 +65,7 @@ fn announce(cluster: &Cluster, place: &Place) -> Outcome<()> {
     Ok(())
 }
 
-fn show(cluster: &Arc<Cluster>, place: &Place) -> Outcome<()> {
+fn show(cluster: &Cluster, place: &Place, before: u64) -> Outcome<()> {
     heading("The workload's tables");
     cluster.create_database(DATABASE);
     let start = Instant::now();
@@ -74,7 +75,6 @@ fn show(cluster: &Arc<Cluster>, place: &Place) -> Outcome<()> {
     say(&format!("{BRANCHES} branches, done in {:.1} s", start.elapsed().as_secs_f64()));
 
     heading("The SQL that makes them billable");
-    let before = place.count_before()?;
     let mut db = Session::open(cluster, DATABASE)?;
     setup::run(&mut db, place)?;
 

@@ -46,7 +46,7 @@ impl Effort {
         rounds: 5,
         bulk_rows: 100_000,
         single_seconds: 3,
-        backlog: 50_000,
+        backlog: 100_000,
         lone_commits: 200,
     };
     const FULL: Self = Self {
@@ -54,7 +54,7 @@ impl Effort {
         rounds: 9,
         bulk_rows: 300_000,
         single_seconds: 6,
-        backlog: 100_000,
+        backlog: 300_000,
         lone_commits: 1000,
     };
 }
