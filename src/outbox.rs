@@ -122,6 +122,7 @@ pub struct Statements {
     forget_retries: OwnedPreparedStatement,
     retry: OwnedPreparedStatement,
     bury: OwnedPreparedStatement,
+    bury_all: OwnedPreparedStatement,
     count: OwnedPreparedStatement,
     health: OwnedPreparedStatement,
 }
@@ -171,6 +172,14 @@ impl Statements {
                        from lago_push.message m join lago_push.sync s on s.id = m.sync_id
                       where m.id = $1",
                     &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
+                )?,
+                bury_all: plan(
+                    "with orphan as (delete from lago_push.message m where m.sync_id = $1 returning m.*)
+                     insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, payload)
+                     select o.id, o.enqueued_at, clock_timestamp(), 0, o.operation, 'sync ' || $1 || ' (dropped)',
+                            'the sync was dropped before the transaction that wrote this message committed', o.payload
+                       from orphan o",
+                    &[INT4OID],
                 )?,
                 count: plan(
                     "update lago_push.account a
@@ -275,6 +284,11 @@ fn utf8(datum: Option<pg_sys::Datum>) -> String {
 
 fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
     DatumWithOid::null::<T>()
+}
+
+/// Makes dead letters of all messages of a sync that is gone, in the current transaction.
+pub fn bury_all(statements: &Statements, sync: i32) -> Result<()> {
+    Spi::connect_mut(|client| client.update(&statements.bury_all, None, &[sync.into()]).map(drop))
 }
 
 /// Everything one settling transaction does.

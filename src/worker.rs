@@ -20,7 +20,7 @@ use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,8 +104,10 @@ struct Worker {
     more: bool,
     /// Ids held in any lane.
     known: HashSet<i64>,
-    /// Ids the cursor passed because their sync is paused.
+    /// Ids the cursor passed because their sync is paused, or not known yet.
     paused: BTreeMap<i32, Range>,
+    /// Syncs that messages name and the directory does not.
+    strangers: BTreeSet<i32>,
     dice: Dice,
     speed: Speed,
 }
@@ -124,6 +126,7 @@ impl Worker {
             more: true,
             known: HashSet::new(),
             paused: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
         })
@@ -138,7 +141,7 @@ impl Worker {
                 return Ok(());
             }
             news |= self.slot.take_wanted();
-            if news || self.wants_to_read() {
+            if news || self.wants_to_read() || !self.strangers.is_empty() {
                 self.set_busy("reading the outbox");
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(());
@@ -147,7 +150,7 @@ impl Worker {
             }
             self.settle_done()?;
             let due = self.dispatch();
-            if self.wants_to_read() {
+            if self.wants_to_read() || !self.strangers.is_empty() {
                 if process::wait(Some(Duration::ZERO), None) == Continue::No {
                     return Ok(());
                 }
@@ -199,12 +202,16 @@ impl Worker {
     // ---- read ----------------------------------------------------------------------------------
 
     fn read(&mut self, news: News) -> Result<Outbox, Failure> {
+        // Asked before the snapshot is taken: whoever sets the flag has committed, so this snapshot
+        // sees what it stands for.
+        let redefined = self.slot.take_redefined() || self.directory.is_none() || !self.strangers.is_empty();
         xact::in_transaction(|| {
-            if self.slot.take_redefined() || self.directory.is_none() {
+            if redefined {
                 if outbox::tables() != self.tables {
                     return Ok(Outbox::Gone);
                 }
                 let directory = destination::read()?;
+                self.bury_strangers(&directory)?;
                 self.adopt(directory);
             }
             if news == News::Yes {
@@ -313,7 +320,11 @@ impl Worker {
             if self.known.contains(&id) {
                 continue;
             }
-            let Some(Delivery { destination, gate, .. }) = self.sync(message.sync) else { continue };
+            let Some(Delivery { destination, gate, .. }) = self.sync(message.sync) else {
+                widen(&mut self.paused, message.sync, id);
+                self.strangers.insert(message.sync);
+                continue;
+            };
             if *gate == Gate::Held {
                 widen(&mut self.paused, message.sync, id);
                 continue;
@@ -331,6 +342,19 @@ impl Worker {
                 lane.pass_over(id);
             }
         }
+    }
+
+    /// A message may name a sync newer than the directory; then the directory just read has it. Or one
+    /// dropped while the message was in a prepared transaction: nobody will ever deliver it, so it
+    /// becomes a dead letter, for somebody to see.
+    fn bury_strangers(&mut self, directory: &Directory) -> Result<(), Failure> {
+        for sync in std::mem::take(&mut self.strangers) {
+            if !directory.syncs.contains_key(&sync) {
+                self.paused.remove(&sync);
+                outbox::bury_all(&self.statements, sync)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes over changed definitions.
@@ -370,7 +394,6 @@ impl Worker {
         let (resumed, still_paused): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.paused).into_iter().partition(|(sync, _)| open(*sync));
         self.paused = still_paused;
-        self.paused.retain(|sync, _| directory.syncs.contains_key(sync));
         for (sync, range) in resumed {
             if let Some(lane) = directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination)) {
                 lane.pass_over(range.from);

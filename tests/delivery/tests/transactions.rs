@@ -541,3 +541,25 @@ fn a_gap_that_is_never_filled_does_not_hold_up_the_rest() {
     assert_billed_exactly_once(&scene);
     assert_eq!(scene.lago.stored_count(), 10);
 }
+
+#[test]
+fn a_sync_is_not_dropped_under_a_prepared_transaction_that_has_rows_for_it() {
+    let scene = billed_scene();
+    scene.sql(&format!("begin; {} prepare transaction 'undecided'", one_by_one(2)));
+    let refused = scene.sql_error("select lago_push.drop_sync('usage', discard => true)");
+    assert!(refused.contains("could not detach"), "{refused}");
+    scene.sql("commit prepared 'undecided'");
+    assert_billed_exactly_once(&scene);
+}
+
+#[test]
+fn a_message_without_a_sync_becomes_a_dead_letter_and_not_a_ghost() {
+    let scene = billed_scene();
+    scene.sql(
+        "insert into lago_push.message
+         values (nextval('lago_push.message_id'), now(), 999, 'i', '{}')",
+    );
+    scene.sql(&one_by_one(1));
+    assert_billed_exactly_once(&scene);
+    assert_eq!(scene.value::<String>("select reason from lago_push.dead_letters").split(' ').take(4).collect::<Vec<_>>(), ["the", "sync", "was", "dropped"]);
+}
