@@ -56,6 +56,9 @@ mod tests {
         let waits: Vec<_> = (0..10_000).map(|_| wait(4, dice.throw())).collect();
         let (least, most) = (ceiling(4).mul_f64(0.1), ceiling(4));
         assert!(waits.iter().all(|wait| (least..=most).contains(wait)));
-        assert!(waits.iter().any(|wait| *wait < most.mul_f64(0.15)) && waits.iter().any(|wait| *wait > most.mul_f64(0.95)));
+        assert!(
+            waits.iter().any(|wait| *wait < most.mul_f64(0.15))
+                && waits.iter().any(|wait| *wait > most.mul_f64(0.95))
+        );
     }
 }

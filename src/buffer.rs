@@ -225,6 +225,9 @@ mod tests {
         assert_eq!(write(&mut buffer, 1), [(1, "first".to_owned()), (3, "third".to_owned())]);
     }
 
+    /// An open subtransaction: its number, what it captured, what was written under it.
+    type Open = (Subtransaction, Vec<String>, Vec<(i64, String)>);
+
     /// What a transaction may do, in a form a random test can draw.
     #[derive(Clone, Debug)]
     enum Step {
@@ -245,7 +248,7 @@ mod tests {
         fn what_ends_up_committed_is_what_a_stack_of_sets_says(steps in steps()) {
             let mut buffer = Buffer::default();
             // The model: one list per open subtransaction. The database: rows written under it.
-            let mut open: Vec<(Subtransaction, Vec<String>, Vec<(i64, String)>)> = vec![(1, vec![], vec![])];
+            let mut open: Vec<Open> = vec![(1, vec![], vec![])];
             let (mut last_subtransaction, mut captured, mut ids) = (1, 0, 0);
             let mut number = |buffer: &mut Buffer| buffer.number(|| { ids += 1; ids });
             for step in steps {

@@ -11,8 +11,8 @@ use crate::pg::xact::{self, Moment, SubMoment};
 use crate::sync::{self, Compiled, OnError};
 use crate::{outbox, settings, shared};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
@@ -64,22 +64,32 @@ pub fn capture(fired: &Fired) {
             let mut payload = SCRATCH.take();
             payload.clear();
             match ready.plan.render(operation, fired.row(), fired.old(), &mut payload) {
-                Ok(()) => with_buffer(|buffer, current| buffer.push_payload(current, ready.sync, operation, &payload)),
+                Ok(()) => with_buffer(|buffer, current| {
+                    buffer.push_payload(current, ready.sync, operation, &payload)
+                }),
                 Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error),
             }
             // One huge row should not stay allocated for the life of the backend.
             payload.shrink_to(64 * 1024);
             SCRATCH.set(payload);
         }
-        Compiled::Broken { sync, reason, on_error } => unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error),
+        Compiled::Broken { sync, reason, on_error } => {
+            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error)
+        }
     }
 }
 
 fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError) {
     if on_error == OnError::Raise {
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, format!("sync \"{name}\" cannot bill this row: {reason}"), "capture")
-            .set_hint("Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.")
-            .report(PgLogLevel::ERROR);
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("sync \"{name}\" cannot bill this row: {reason}"),
+            "capture",
+        )
+        .set_hint(
+            "Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.",
+        )
+        .report(PgLogLevel::ERROR);
     }
     let dead = StillBorn { sync_name: name.to_owned(), reason, source_row: cell::row_to_json(fired.row()) };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
@@ -119,10 +129,10 @@ pub fn on_transaction(moment: Moment) {
                 clear_buffer();
                 wake_worker();
             }
-            if transaction.redefines {
-                if let Some(slot) = shared::own_slot() {
-                    slot.redefine();
-                }
+            if transaction.redefines
+                && let Some(slot) = shared::own_slot()
+            {
+                slot.redefine();
             }
         }
         // A prepared transaction's messages become visible in another session: see on_command.
@@ -142,7 +152,9 @@ pub fn on_subtransaction(moment: SubMoment) {
     BUFFER.with_borrow_mut(|buffer| match moment {
         // Once the transaction holds too much, each subtransaction writes its own before it merges:
         // its parent's rows cannot be written under it, and a loop of a million must not pile up.
-        SubMoment::BeforeCommit(child) if buffer.size() > settings::capture_memory_bytes() => outbox::write(buffer, child),
+        SubMoment::BeforeCommit(child) if buffer.size() > settings::capture_memory_bytes() => {
+            outbox::write(buffer, child)
+        }
         SubMoment::BeforeCommit(_) => {}
         SubMoment::Committed { child, parent } => buffer.merge(child, parent),
         SubMoment::Aborted(child) => buffer.forget(child),
@@ -188,7 +200,9 @@ pub extern "C" fn pg_finfo_lago_push_capture() -> &'static pg_sys::Pg_finfo_reco
 fn refuse(unfit: Unfit) {
     let detail = match unfit {
         Unfit::NotATrigger => "It was called as an ordinary function.",
-        Unfit::NotAfterEachRow => "It was fired before or instead of the row's change, or once for a whole statement.",
+        Unfit::NotAfterEachRow => {
+            "It was fired before or instead of the row's change, or once for a whole statement."
+        }
         Unfit::Truncate => "TRUNCATE removes rows without visiting them, so there is nothing to bill.",
         Unfit::OneArgument => "It takes one argument: the name of the sync.",
     };

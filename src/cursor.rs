@@ -83,7 +83,14 @@ impl Cursor {
             let before = sighting.waiting.len();
             sighting.waiting.retain(|xid| running.contains(xid));
             if sighting.waiting.len() < before {
-                again.extend(sighting.holes.iter().filter(|hole| !again_covers(again, **hole)).copied().collect::<Vec<_>>());
+                again.extend(
+                    sighting
+                        .holes
+                        .iter()
+                        .filter(|hole| !again_covers(again, **hole))
+                        .copied()
+                        .collect::<Vec<_>>(),
+                );
             }
             !sighting.waiting.is_empty()
         });
@@ -120,7 +127,10 @@ fn fold(holes: &mut Vec<Range>, most: usize) {
     let per_fold = holes.len().div_ceil(most).max(1);
     *holes = holes
         .chunks(per_fold)
-        .map(|chunk| Range { from: chunk[0].from, to: chunk.iter().map(|hole| hole.to).max().unwrap_or(chunk[0].to) })
+        .map(|chunk| Range {
+            from: chunk[0].from,
+            to: chunk.iter().map(|hole| hole.to).max().unwrap_or(chunk[0].to),
+        })
         .collect();
 }
 

@@ -47,7 +47,8 @@ pub fn read() -> Result<Directory> {
         let syncs = client.select("select s.id, s.destination_id, s.state, s.batch_size from lago_push.sync s where s.state <> 'draft'", None, &[])?;
         for row in syncs {
             let (Some(id), Some(destination)) = (row.get::<i32>(1)?, row.get(2)?) else { continue };
-            let gate = if row.get::<String>(3)?.as_deref() == Some("active") { Gate::Open } else { Gate::Held };
+            let gate =
+                if row.get::<String>(3)?.as_deref() == Some("active") { Gate::Open } else { Gate::Held };
             let batch_size = usize::try_from(row.get::<i32>(4)?.unwrap_or(1)).unwrap_or(1);
             directory.syncs.insert(id, Delivery { destination, gate, batch_size });
         }
@@ -65,7 +66,13 @@ pub fn read() -> Result<Directory> {
             let Some(id) = row.get::<i32>(1)? else { continue };
             let connections = usize::try_from(row.get::<i32>(6)?.unwrap_or(1)).unwrap_or(1);
             // A request holds what the least patient of its syncs allows; one lane serves them all.
-            let batch_size = directory.syncs.values().filter(|sync| sync.destination == id).map(|sync| sync.batch_size).min().unwrap_or(100);
+            let batch_size = directory
+                .syncs
+                .values()
+                .filter(|sync| sync.destination == id)
+                .map(|sync| sync.batch_size)
+                .min()
+                .unwrap_or(100);
             let key = match (text(11)?, text(10)?) {
                 (Some(key), _) => Some(ApiKey::new(key)),
                 (None, Some(path)) => key_in_file(&path),
@@ -77,7 +84,8 @@ pub fn read() -> Result<Directory> {
                     url: text(3)?.unwrap_or_default(),
                     api_key: key,
                     headers: headers(text(4)?),
-                    timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0)).unwrap_or(Duration::from_secs(30)),
+                    timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0))
+                        .unwrap_or(Duration::from_secs(30)),
                     connections,
                     ca_file: text(8)?,
                     proxy: text(9)?,

@@ -87,31 +87,63 @@ pub const LATEST_PLAUSIBLE_SECONDS: f64 = 1e11;
 /// Checks a template against what the endpoint reads.
 pub fn check(endpoint: &Endpoint, template: &Template) -> Result<(), Mistake> {
     let start = Position { line: 1, column: 1 };
-    let refuse = |at, what: String, hint: String| Err(Mistake { kind: MistakeKind::Malformed, what, at, hint });
+    let refuse =
+        |at, what: String, hint: String| Err(Mistake { kind: MistakeKind::Malformed, what, at, hint });
     if template.keys.is_empty() {
-        return refuse(start, format!("a template for {} is a JSON object with at least {}", endpoint.name, list(endpoint.required)), format!("for example: {}", endpoint.example));
+        return refuse(
+            start,
+            format!(
+                "a template for {} is a JSON object with at least {}",
+                endpoint.name,
+                list(endpoint.required)
+            ),
+            format!("for example: {}", endpoint.example),
+        );
     }
     for key in &template.keys {
         let name = key.name.as_str();
         if !endpoint.required.contains(&name) && !endpoint.optional.contains(&name) {
-            return refuse(key.at, format!("Lago reads no key \"{name}\" in {} and drops it without a word", article(endpoint.root)), unknown_key_hint(endpoint, name));
+            return refuse(
+                key.at,
+                format!(
+                    "Lago reads no key \"{name}\" in {} and drops it without a word",
+                    article(endpoint.root)
+                ),
+                unknown_key_hint(endpoint, name),
+            );
         }
         match (name, &key.value) {
             ("timestamp", Shape::Text(text)) | ("timestamp", Shape::Bare(text)) => {
-                let seconds = if crate::json::is_plain_decimal(text.as_bytes()) { text.parse::<f64>().ok() } else { None };
+                let seconds = if crate::json::is_plain_decimal(text.as_bytes()) {
+                    text.parse::<f64>().ok()
+                } else {
+                    None
+                };
                 if !seconds.is_some_and(|seconds| seconds < LATEST_PLAUSIBLE_SECONDS) {
                     return refuse(key.at, "\"timestamp\" is not a time in Unix seconds".into(), "write {{ row.created_at }} (a timestamptz column becomes Unix seconds), or seconds, not milliseconds and not ISO 8601".into());
                 }
             }
             ("properties", Shape::Object | Shape::HoleValue | Shape::Null) => {}
             ("properties", _) => {
-                return refuse(key.at, "\"properties\" is not an object, and Lago drops it without a word".into(), "write \"properties\": {\"name\": \"{{ row.column }}\"}".into());
+                return refuse(
+                    key.at,
+                    "\"properties\" is not an object, and Lago drops it without a word".into(),
+                    "write \"properties\": {\"name\": \"{{ row.column }}\"}".into(),
+                );
             }
             (name, Shape::Object | Shape::Array | Shape::Null) if endpoint.required.contains(&name) => {
-                return refuse(key.at, format!("\"{name}\" needs text"), format!("write \"{name}\": \"{{{{ row.column }}}}\""));
+                return refuse(
+                    key.at,
+                    format!("\"{name}\" needs text"),
+                    format!("write \"{name}\": \"{{{{ row.column }}}}\""),
+                );
             }
             (name, Shape::Text(text)) if text.is_empty() && endpoint.required.contains(&name) => {
-                return refuse(key.at, format!("\"{name}\" is empty"), format!("write \"{name}\": \"{{{{ row.column }}}}\""));
+                return refuse(
+                    key.at,
+                    format!("\"{name}\" is empty"),
+                    format!("write \"{name}\": \"{{{{ row.column }}}}\""),
+                );
             }
             ("transaction_id", Shape::Text(_) | Shape::Bare(_)) => {
                 return refuse(key.at, "\"transaction_id\" is the same for every row, so Lago would bill one row and take all others for repeats".into(), "put the primary key into it: \"call-{{ row.id }}\"".into());
@@ -139,13 +171,17 @@ fn missing_key_hint(key: &str) -> String {
 
 fn unknown_key_hint(endpoint: &Endpoint, name: &str) -> String {
     let known = || endpoint.required.iter().chain(endpoint.optional);
-    let folded = |key: &str| key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let folded =
+        |key: &str| key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     if name == "external_customer_id" || name == "externalCustomerId" {
         return "name the subscription, not the customer: \"external_subscription_id\"".into();
     }
     match known().find(|key| folded(key) == folded(name)) {
         Some(key) => format!("write \"{key}\""),
-        None => format!("the keys are {}; values of your own go into \"properties\"", list(&known().copied().collect::<Vec<_>>())),
+        None => format!(
+            "the keys are {}; values of your own go into \"properties\"",
+            list(&known().copied().collect::<Vec<_>>())
+        ),
     }
 }
 
@@ -169,7 +205,12 @@ mod tests {
     #[test]
     fn every_example_passes_its_own_check() {
         for endpoint in CATALOGUE {
-            assert_eq!(check(endpoint, &parse(endpoint.example).expect("valid")), Ok(()), "{}", endpoint.name);
+            assert_eq!(
+                check(endpoint, &parse(endpoint.example).expect("valid")),
+                Ok(()),
+                "{}",
+                endpoint.name
+            );
         }
     }
 
@@ -183,7 +224,8 @@ mod tests {
                 ("timestamp", r#""timestamp": {{ row.at }}"#),
             ];
             let name = change.trim_start_matches(['-', '"']).split('"').next().unwrap_or_default();
-            let mut members: Vec<&str> = fields.iter().filter(|(field, _)| *field != name).map(|(_, member)| *member).collect();
+            let mut members: Vec<&str> =
+                fields.iter().filter(|(field, _)| *field != name).map(|(_, member)| *member).collect();
             if !change.starts_with('-') {
                 members.push(change);
             }
@@ -210,7 +252,12 @@ mod tests {
             assert!(mistake.what.contains(what), "{change}: {mistake:?}");
         }
         assert_eq!(event(&with(r#""properties": {{ row.meta }}"#)), Ok(()));
-        assert!(event(&with(r#""externalSubscriptionId": "x""#)).expect_err("camelCase").hint.contains("external_subscription_id"));
+        assert!(
+            event(&with(r#""externalSubscriptionId": "x""#))
+                .expect_err("camelCase")
+                .hint
+                .contains("external_subscription_id")
+        );
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl Lane {
         self.ready_since = (!self.ready.is_empty()).then_some(now);
         self.in_flight += 1;
         if let Some(rate) = self.limits.rate.filter(|rate| *rate > 0.0) {
-            self.next_slot = Some(self.next_slot.unwrap_or(now).max(now) + Duration::from_secs_f64(1.0 / rate));
+            self.next_slot =
+                Some(self.next_slot.unwrap_or(now).max(now) + Duration::from_secs_f64(1.0 / rate));
         }
         Next::Send(batch)
     }
@@ -275,7 +276,14 @@ mod tests {
     const LIMITS: Limits = Limits { connections: 4, batch_size: 3, rate: None };
 
     fn message(id: i64) -> Message {
-        Message { id, sync: 1, operation: b'i', payload: format!("{{\"transaction_id\":\"{id}\"}}"), attempts: 0, company: Company::Any }
+        Message {
+            id,
+            sync: 1,
+            operation: b'i',
+            payload: format!("{{\"transaction_id\":\"{id}\"}}"),
+            attempts: 0,
+            company: Company::Any,
+        }
     }
 
     fn lane_with(limits: Limits, ids: std::ops::Range<i64>, now: Instant) -> Lane {
@@ -315,7 +323,8 @@ mod tests {
     fn no_more_requests_are_under_way_than_connections() {
         let now = Instant::now();
         let mut lane = lane_with(LIMITS, 1..100, now);
-        let batches: Vec<_> = std::iter::from_fn(|| Some(sent(lane.next(now))).filter(|batch| !batch.is_empty())).collect();
+        let batches: Vec<_> =
+            std::iter::from_fn(|| Some(sent(lane.next(now))).filter(|batch| !batch.is_empty())).collect();
         assert_eq!(batches.len(), 4);
         assert!(batches.iter().all(|batch| batch.len() == 3));
         lane.returned();

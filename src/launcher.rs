@@ -26,7 +26,12 @@ pub extern "C-unwind" fn lago_push_launcher(_argument: pg_sys::Datum) {
     process::begin(None);
     shared::register_launcher();
     process::show_idle();
-    let mut launcher = Launcher { children: HashMap::new(), failures: HashMap::new(), visits: process::databases().into(), no_place: false };
+    let mut launcher = Launcher {
+        children: HashMap::new(),
+        failures: HashMap::new(),
+        visits: process::databases().into(),
+        no_place: false,
+    };
     loop {
         let timeout = launcher.turn();
         if process::wait(timeout, None) == Continue::No {
@@ -60,7 +65,10 @@ impl Launcher {
                 continue;
             }
             let kept_out = u64::try_from(slot.keep_out_microseconds()).unwrap_or(0);
-            let failed = self.failures.get(&database).map_or(Duration::ZERO, |(_, until)| until.saturating_duration_since(now));
+            let failed = self
+                .failures
+                .get(&database)
+                .map_or(Duration::ZERO, |(_, until)| until.saturating_duration_since(now));
             let wait = failed.max(Duration::from_micros(kept_out));
             if !wait.is_zero() {
                 sooner(wait);
@@ -91,7 +99,9 @@ impl Launcher {
             None => {
                 // Once, not every few seconds.
                 if !self.no_place {
-                    pgrx::warning!("lago_push cannot start a worker: raise max_worker_processes (a restart is needed)");
+                    pgrx::warning!(
+                        "lago_push cannot start a worker: raise max_worker_processes (a restart is needed)"
+                    );
                 }
                 self.no_place = true;
                 false

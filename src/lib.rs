@@ -56,8 +56,16 @@ extension_sql!(
     name = "capture",
     requires = ["tables"]
 );
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables", "capture", surface::execute_as_caller]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions", surface::workers, surface::in_flight, surface::endpoints]);
+extension_sql_file!(
+    "../sql/functions.sql",
+    name = "functions",
+    requires = ["tables", "capture", surface::execute_as_caller]
+);
+extension_sql_file!(
+    "../sql/views.sql",
+    name = "views",
+    requires = ["functions", surface::workers, surface::in_flight, surface::endpoints]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by the server when it loads the library.

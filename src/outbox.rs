@@ -52,7 +52,9 @@ pub fn tables() -> Option<Tables> {
 
 /// Whether a relation is one of the tables this backend has met.
 pub fn is_own_table(relation: pg_sys::Oid) -> bool {
-    TABLES.get().is_some_and(|tables| [tables.sync, tables.message, tables.message_id, tables.dead_letter].contains(&relation))
+    TABLES.get().is_some_and(|tables| {
+        [tables.sync, tables.message, tables.message_id, tables.dead_letter].contains(&relation)
+    })
 }
 
 /// The tables may have been replaced (DROP EXTENSION, CREATE EXTENSION).
@@ -73,7 +75,8 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
     buffer.number(|| heap::next_value(tables.message_id));
     let enqueued_at = process::now();
     let (entries, arena) = buffer.writable(current);
-    let (dead, alive): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
+    let (dead, alive): (Vec<&Entry>, Vec<&Entry>) =
+        entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
     let mut arena = Arena(arena);
     heap::insert(tables.message, alive.into_iter().map(|entry| message_row(entry, enqueued_at, &mut arena)));
     heap::insert(tables.dead_letter, dead.into_iter().map(|entry| dead_row(entry, enqueued_at)));
@@ -89,7 +92,13 @@ fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value
         Body::Payload { from, length } => Value::text_in_place(&mut arena.0[from..from + HEADER + length]),
         Body::Dead(_) => Value::NULL,
     };
-    [Value::int8(entry.id), Value::int8(enqueued_at), Value::int4(entry.sync), Value::char(entry.operation.letter()), payload]
+    [
+        Value::int8(entry.id),
+        Value::int8(enqueued_at),
+        Value::int4(entry.sync),
+        Value::char(entry.operation.letter()),
+        payload,
+    ]
 }
 
 /// Columns in the order of sql/tables.sql.
@@ -233,12 +242,16 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
     let mut found: Vec<Found> = Spi::connect(|client| {
         let mut rows = match span {
             Span::After(id) => client.select(&statements.after, None, &[(*id).into(), most.into()])?,
-            Span::Between(range) => {
-                client.select(&statements.between, None, &[range.from.into(), range.to.into(), most.into(), none_of::<Vec<i32>>()])?
-            }
-            Span::Of(range, syncs) => {
-                client.select(&statements.between, None, &[range.from.into(), range.to.into(), most.into(), syncs.to_vec().into()])?
-            }
+            Span::Between(range) => client.select(
+                &statements.between,
+                None,
+                &[range.from.into(), range.to.into(), most.into(), none_of::<Vec<i32>>()],
+            )?,
+            Span::Of(range, syncs) => client.select(
+                &statements.between,
+                None,
+                &[range.from.into(), range.to.into(), most.into(), syncs.to_vec().into()],
+            )?,
         };
         let mut found = Vec::with_capacity(rows.len());
         while rows.next().is_some() {
@@ -265,7 +278,12 @@ fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
     let retries: BTreeMap<i64, (i32, f64)> = Spi::connect(|client| {
         client
             .select(&statements.retries, None, &[ids.into()])?
-            .map(|row| Ok((row.get(1)?.unwrap_or_default(), (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default()))))
+            .map(|row| {
+                Ok((
+                    row.get(1)?.unwrap_or_default(),
+                    (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default()),
+                ))
+            })
             .collect::<Result<_>>()
     })?;
     for found in found {
@@ -352,7 +370,17 @@ pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
     Spi::connect_mut(|client| {
         for dead in settlement.dead {
             let status = dead.reply_status.map(i32::from);
-            client.update(&statements.bury, None, &[dead.id.into(), int4(dead.attempts).into(), status.into(), encoding::storable(&dead.reason).into(), dead.reply.map(|reply| encoding::storable(&reply)).into()])?;
+            client.update(
+                &statements.bury,
+                None,
+                &[
+                    dead.id.into(),
+                    int4(dead.attempts).into(),
+                    status.into(),
+                    encoding::storable(&dead.reason).into(),
+                    dead.reply.map(|reply| encoding::storable(&reply)).into(),
+                ],
+            )?;
         }
         if !settlement.gone_after_retry.is_empty() {
             client.update(&statements.forget_retries, None, &[settlement.gone_after_retry.into()])?;
@@ -361,13 +389,28 @@ pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
             client.update(&statements.delete, None, &[settlement.gone.into()])?;
         }
         for again in settlement.retries {
-            client.update(&statements.retry, None, &[again.id.into(), int4(again.attempts).into(), again.wait.as_secs_f64().into(), encoding::storable(&again.why).into()])?;
+            client.update(
+                &statements.retry,
+                None,
+                &[
+                    again.id.into(),
+                    int4(again.attempts).into(),
+                    again.wait.as_secs_f64().into(),
+                    encoding::storable(&again.why).into(),
+                ],
+            )?;
         }
         for (sync, account) in settlement.accounts {
             client.update(
                 &statements.count,
                 None,
-                &[sync.into(), account.delivered.into(), account.duplicate.into(), account.rejected.into(), account.last_error.map(|error| encoding::storable(&error)).into()],
+                &[
+                    sync.into(),
+                    account.delivered.into(),
+                    account.duplicate.into(),
+                    account.rejected.into(),
+                    account.last_error.map(|error| encoding::storable(&error)).into(),
+                ],
             )?;
         }
         for (destination, health) in settlement.health {

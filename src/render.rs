@@ -62,8 +62,12 @@ impl Plan {
                 Piece::Literal(text) => Step::Literal(encoding::to_server(text)),
                 Piece::Hole(hole) => match &hole.subject {
                     Subject::Operation => Step::Operation(hole.place),
-                    Subject::Row(name) => Step::Cell(Box::new(Cell::new(Side::Row, name, hole, endpoint, template, columns)?)),
-                    Subject::Old(name) => Step::Cell(Box::new(Cell::new(Side::Old, name, hole, endpoint, template, columns)?)),
+                    Subject::Row(name) => {
+                        Step::Cell(Box::new(Cell::new(Side::Row, name, hole, endpoint, template, columns)?))
+                    }
+                    Subject::Old(name) => {
+                        Step::Cell(Box::new(Cell::new(Side::Old, name, hole, endpoint, template, columns)?))
+                    }
                 },
             });
         }
@@ -71,7 +75,13 @@ impl Plan {
     }
 
     /// Appends the payload to `out`, or says why there is none.
-    pub fn render(&self, operation: Operation, row: Tuple, old: Option<Tuple>, out: &mut Vec<u8>) -> Result<(), String> {
+    pub fn render(
+        &self,
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
         for step in &self.steps {
             match step {
                 Step::Literal(bytes) => out.extend_from_slice(bytes),
@@ -91,7 +101,14 @@ impl Plan {
 }
 
 impl Cell {
-    fn new(side: Side, name: &str, hole: &Hole, endpoint: &Endpoint, template: &Template, columns: &[Column]) -> Result<Cell, Missing> {
+    fn new(
+        side: Side,
+        name: &str,
+        hole: &Hole,
+        endpoint: &Endpoint,
+        template: &Template,
+        columns: &[Column],
+    ) -> Result<Cell, Missing> {
         let column = columns.iter().find(|column| column.name == name).ok_or_else(|| Missing {
             column: name.to_owned(),
             at: hole.at,
@@ -112,7 +129,10 @@ impl Cell {
     fn write(&self, tuple: Option<Tuple>, out: &mut Vec<u8>) -> Result<(), String> {
         let Some(datum) = tuple.and_then(|tuple| tuple.get(self.number)) else {
             if self.demand != Demand::None {
-                return Err(format!("column \"{}\" is null, and \"{}\" needs a value", self.column, self.key));
+                return Err(format!(
+                    "column \"{}\" is null, and \"{}\" needs a value",
+                    self.column, self.key
+                ));
             }
             if self.place == Place::Value {
                 out.extend_from_slice(b"null");
@@ -141,20 +161,31 @@ impl Cell {
     /// ahead.
     fn check_seconds(&self, written: &[u8]) -> Result<(), String> {
         let bare = written.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(written);
-        let seconds = std::str::from_utf8(bare).ok().filter(|text| json::is_plain_decimal(text.as_bytes())).and_then(|text| text.parse::<f64>().ok());
+        let seconds = std::str::from_utf8(bare)
+            .ok()
+            .filter(|text| json::is_plain_decimal(text.as_bytes()))
+            .and_then(|text| text.parse::<f64>().ok());
         match seconds {
             Some(seconds) if seconds < LATEST_PLAUSIBLE_SECONDS => Ok(()),
-            Some(_) => Err(format!("column \"{}\" is too large for Unix seconds: it looks like milliseconds", self.column)),
+            Some(_) => Err(format!(
+                "column \"{}\" is too large for Unix seconds: it looks like milliseconds",
+                self.column
+            )),
             None => Err(format!("column \"{}\" is not a time in Unix seconds", self.column)),
         }
     }
 
     fn explain(&self, why: &Unwritable) -> String {
         match why {
-            Unwritable::NotFinite => format!("column \"{}\" is infinite or not a number, which JSON cannot carry", self.column),
+            Unwritable::NotFinite => {
+                format!("column \"{}\" is infinite or not a number, which JSON cannot carry", self.column)
+            }
             Unwritable::OutOfRange => format!("column \"{}\" is out of range", self.column),
             Unwritable::Failed { sqlstate } => {
-                format!("column \"{}\" could not be converted: its type's function failed with SQLSTATE {sqlstate}", self.column)
+                format!(
+                    "column \"{}\" could not be converted: its type's function failed with SQLSTATE {sqlstate}",
+                    self.column
+                )
             }
         }
     }
@@ -163,7 +194,11 @@ impl Cell {
 /// The name closest to `wanted`, if one is close enough to be what was meant.
 fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let most = wanted.chars().count().div_ceil(3).max(1);
-    names.map(|name| (distance(wanted, name), name)).filter(|(distance, _)| *distance <= most).min().map(|(_, name)| name.to_owned())
+    names
+        .map(|name| (distance(wanted, name), name))
+        .filter(|(distance, _)| *distance <= most)
+        .min()
+        .map(|(_, name)| name.to_owned())
 }
 
 /// Edits between two names, letter case aside (Levenshtein).

@@ -94,7 +94,8 @@ impl Transport {
 
     /// One request; blocks until there is an outcome.
     fn post(&self, path: &str, body: &[u8]) -> Outcome {
-        let mut request = self.agent.post(format!("{}{path}", self.route.url)).header("content-type", "application/json");
+        let mut request =
+            self.agent.post(format!("{}{path}", self.route.url)).header("content-type", "application/json");
         for (name, value) in &self.route.headers {
             request = request.header(name, value);
         }
@@ -107,7 +108,9 @@ impl Transport {
         };
         let status = response.status().as_u16();
         let seconds = |name: &str| response.headers().get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-        let wait = seconds("retry-after").or_else(|| seconds("x-ratelimit-reset")).filter(|wait| wait.is_finite() && *wait >= 0.0);
+        let wait = seconds("retry-after")
+            .or_else(|| seconds("x-ratelimit-reset"))
+            .filter(|wait| wait.is_finite() && *wait >= 0.0);
         let wait = wait.map(|wait| Duration::from_secs_f64(wait.min(86_400.0)));
         let mut body = Vec::new();
         // A body cut short is judged by what there is of it: the status line alone decides most cases.
@@ -201,7 +204,16 @@ impl Senders {
         bell_for_threads.set_nonblocking(true)?;
         let queue = Arc::new(Mutex::new(queue));
         let busy = Arc::new(AtomicUsize::new(0));
-        Ok(Senders { jobs, queue, done, done_from_threads, bell, bell_for_threads: Arc::new(bell_for_threads), threads: 0, busy })
+        Ok(Senders {
+            jobs,
+            queue,
+            done,
+            done_from_threads,
+            bell,
+            bell_for_threads: Arc::new(bell_for_threads),
+            threads: 0,
+            busy,
+        })
     }
 
     /// What becomes readable when a request is done.
@@ -211,7 +223,10 @@ impl Senders {
 
     /// Hands a request over. Threads are started as they are first needed.
     pub fn send(&mut self, job: Job) -> Result<(), Box<Job>> {
-        if self.busy.fetch_add(1, Ordering::SeqCst) >= self.threads && self.start_thread().is_err() && self.threads == 0 {
+        if self.busy.fetch_add(1, Ordering::SeqCst) >= self.threads
+            && self.start_thread().is_err()
+            && self.threads == 0
+        {
             self.busy.fetch_sub(1, Ordering::SeqCst);
             return Err(Box::new(job));
         }
@@ -227,7 +242,8 @@ impl Senders {
     }
 
     fn start_thread(&mut self) -> std::io::Result<()> {
-        let (queue, done, bell) = (Arc::clone(&self.queue), self.done_from_threads.clone(), Arc::clone(&self.bell_for_threads));
+        let (queue, done, bell) =
+            (Arc::clone(&self.queue), self.done_from_threads.clone(), Arc::clone(&self.bell_for_threads));
         let busy = Arc::clone(&self.busy);
         let thread = std::thread::Builder::new().name("lago_push sender".into()).stack_size(512 * 1024);
         process::with_signals_blocked(|| thread.spawn(move || run(&queue, &done, &bell, &busy)))?;
@@ -240,8 +256,11 @@ fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, bu
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.transport.post(job.path, &job.body())));
-        let outcome = made.unwrap_or_else(|_| Outcome::Failed("the request could not be made (a bug in lago_push)".into()));
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            job.transport.post(job.path, &job.body())
+        }));
+        let outcome = made
+            .unwrap_or_else(|_| Outcome::Failed("the request could not be made (a bug in lago_push)".into()));
         busy.fetch_sub(1, Ordering::SeqCst);
         if done.send(Done { lane: job.lane, messages: job.messages, outcome }).is_err() {
             return;

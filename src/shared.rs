@@ -292,7 +292,8 @@ pub fn in_flight() -> Vec<(i32, i32)> {
     lanes
         .filter_map(|lane| {
             let owner = lane.owner.load(SeqCst);
-            (owner >> 32 == own && owner != 0).then(|| (owner as u32 as i32, lane.in_flight.load(SeqCst) as i32))
+            (owner >> 32 == own && owner != 0)
+                .then(|| (owner as u32 as i32, lane.in_flight.load(SeqCst) as i32))
         })
         .collect()
 }

@@ -31,13 +31,30 @@ fn check_url(url: Option<&str>, allow_http: bool) {
     if !matches!(parsed.scheme(), "http" | "https") || parsed.host().is_none() {
         return refuse(invalid, "the destination's URL is not http or https", None, example);
     }
-    if !parsed.username().is_empty() || parsed.password().is_some() || parsed.query().is_some() || parsed.fragment().is_some() {
-        return refuse(invalid, "the destination's URL holds more than host and path", None, "Give the key as api_key; leave out user, query and fragment.");
+    if !parsed.username().is_empty()
+        || parsed.password().is_some()
+        || parsed.query().is_some()
+        || parsed.fragment().is_some()
+    {
+        return refuse(
+            invalid,
+            "the destination's URL holds more than host and path",
+            None,
+            "Give the key as api_key; leave out user, query and fragment.",
+        );
     }
-    let version = parsed.path().trim_end_matches('/').rsplit('/').next().and_then(|last| last.strip_prefix('v'));
-    if !version.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())) || !parsed.path().contains("/api/v") {
+    let version =
+        parsed.path().trim_end_matches('/').rsplit('/').next().and_then(|last| last.strip_prefix('v'));
+    if !version.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+        || !parsed.path().contains("/api/v")
+    {
         let base = parsed.origin().ascii_serialization();
-        return refuse(invalid, "the destination's URL lacks the path of Lago's API", Some("Without it Lago answers every call with 404.".into()), format!("Try {base}/api/v1."));
+        return refuse(
+            invalid,
+            "the destination's URL lacks the path of Lago's API",
+            Some("Without it Lago answers every call with 404.".into()),
+            format!("Try {base}/api/v1."),
+        );
     }
     let is_loopback = match parsed.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -60,7 +77,12 @@ fn check_url(url: Option<&str>, allow_http: bool) {
 fn check_proxy(proxy: &str) {
     let good = url::Url::parse(proxy).is_ok_and(|url| url.scheme() == "http" && url.host().is_some());
     if !good {
-        refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "the proxy is not an http URL", None, "It looks like http://proxy.internal:3128.");
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "the proxy is not an http URL",
+            None,
+            "It looks like http://proxy.internal:3128.",
+        );
     }
 }
 
@@ -70,7 +92,8 @@ fn check_template(template: &[u8], source: pg_sys::Oid, endpoint: Option<&str>, 
     // In UTF-8, whatever the database's encoding: pgrx takes text for UTF-8 without looking.
     let template = &*String::from_utf8_lossy(template);
     // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
-    let relation = unsafe { pgrx::PgRelation::with_lock(source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    let relation =
+        unsafe { pgrx::PgRelation::with_lock(source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let columns: Vec<Column> = sync::columns_of(relation.as_ptr());
     match sync::plan(endpoint.unwrap_or_default(), template, &columns) {
         Ok(_) => {}
@@ -93,7 +116,10 @@ fn check_template(template: &[u8], source: pg_sys::Oid, endpoint: Option<&str>, 
         Err(Fault::Missing(missing)) => {
             let hint = match missing.nearest {
                 Some(nearest) => format!("Perhaps you meant \"{nearest}\"."),
-                None => format!("Columns: {}.", columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "Columns: {}.",
+                    columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+                ),
             };
             let table = trigger::qualified_name(source);
             return refuse(
@@ -131,7 +157,10 @@ fn has_captured() -> bool {
 }
 
 /// The role that called the function that calls this.
-#[pg_extern(name = "_caller", sql = "create function lago_push._caller() returns regrole language c stable strict as 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
+#[pg_extern(
+    name = "_caller",
+    sql = "create function lago_push._caller() returns regrole language c stable strict as 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
 fn role() -> pg_sys::Oid {
     caller::role()
 }
@@ -204,7 +233,16 @@ fn endpoints() -> TableIterator<
     TableIterator::new(CATALOGUE.iter().map(|endpoint| {
         let Batch::UpTo { most, .. } = endpoint.batch;
         let most = i32::try_from(most).unwrap_or(i32::MAX);
-        (endpoint.name, endpoint.method, endpoint.path, endpoint.root, endpoint.required.to_vec(), most, endpoint.repeat == Repeat::Safe, endpoint.example)
+        (
+            endpoint.name,
+            endpoint.method,
+            endpoint.path,
+            endpoint.root,
+            endpoint.required.to_vec(),
+            most,
+            endpoint.repeat == Repeat::Safe,
+            endpoint.example,
+        )
     }))
 }
 

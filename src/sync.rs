@@ -17,7 +17,11 @@ use std::rc::Rc;
 /// What a trigger's argument turned out to mean.
 pub enum Compiled {
     /// No such sync, or what is stored cannot be applied: rows become dead letters.
-    Broken { sync: i32, reason: String, on_error: OnError },
+    Broken {
+        sync: i32,
+        reason: String,
+        on_error: OnError,
+    },
     /// A draft: captures nothing.
     Draft,
     Ready(Ready),
@@ -62,7 +66,9 @@ pub fn of(fired: &Fired) -> Rc<Compiled> {
     if ALL_STALE.take() {
         CACHE.with_borrow_mut(Vec::clear);
     }
-    if let Some(compiled) = CACHE.with_borrow(|cache| cache.iter().find(|cached| cached.trigger == trigger).map(|cached| Rc::clone(&cached.compiled))) {
+    if let Some(compiled) = CACHE.with_borrow(|cache| {
+        cache.iter().find(|cached| cached.trigger == trigger).map(|cached| Rc::clone(&cached.compiled))
+    }) {
         return compiled;
     }
     let compiled = Rc::new(compile(fired));
@@ -128,7 +134,11 @@ fn compile(fired: &Fired) -> Compiled {
         None => return broken(0, "the extension's tables are missing".into(), OnError::DeadLetter),
     };
     let Some(definition) = definition(&tables, &name) else {
-        return broken(0, format!("no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"), OnError::DeadLetter);
+        return broken(
+            0,
+            format!("no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"),
+            OnError::DeadLetter,
+        );
     };
     if definition.state == "draft" {
         return Compiled::Draft;
@@ -137,9 +147,21 @@ fn compile(fired: &Fired) -> Compiled {
     let operations = definition.operations.iter().filter_map(|word| operation(word)).collect();
     match plan(&definition.endpoint, &definition.template, &columns_of(fired.relation())) {
         Ok(plan) => Compiled::Ready(Ready { sync: definition.id, name, plan, on_error, operations }),
-        Err(Fault::Missing(missing)) => broken(definition.id, format!("column \"{}\" does not exist (any more)", missing.column), on_error),
-        Err(Fault::Mistake(mistake)) => broken(definition.id, format!("the template cannot be used: {} at {}", mistake.what, mistake.at), on_error),
-        Err(Fault::NoEndpoint) => broken(definition.id, format!("endpoint \"{}\" is not known to this version", definition.endpoint), on_error),
+        Err(Fault::Missing(missing)) => broken(
+            definition.id,
+            format!("column \"{}\" does not exist (any more)", missing.column),
+            on_error,
+        ),
+        Err(Fault::Mistake(mistake)) => broken(
+            definition.id,
+            format!("the template cannot be used: {} at {}", mistake.what, mistake.at),
+            on_error,
+        ),
+        Err(Fault::NoEndpoint) => broken(
+            definition.id,
+            format!("endpoint \"{}\" is not known to this version", definition.endpoint),
+            on_error,
+        ),
     }
 }
 
@@ -148,7 +170,9 @@ fn broken(sync: i32, reason: String, on_error: OnError) -> Compiled {
 }
 
 pub fn operation(word: &str) -> Option<Operation> {
-    [Operation::Insert, Operation::Update, Operation::Delete].into_iter().find(|operation| operation.word() == word)
+    [Operation::Insert, Operation::Update, Operation::Delete]
+        .into_iter()
+        .find(|operation| operation.word() == word)
 }
 
 /// Why a template cannot be applied to a table.
@@ -170,7 +194,9 @@ pub fn plan(endpoint: &str, text: &str, columns: &[Column]) -> Result<Plan, Faul
 /// Whether a template asks for the row as it was before.
 pub fn uses_old(text: &str) -> bool {
     template::parse(text).is_ok_and(|template| {
-        template.pieces.iter().any(|piece| matches!(piece, template::Piece::Hole(hole) if matches!(hole.subject, Subject::Old(_))))
+        template.pieces.iter().any(
+            |piece| matches!(piece, template::Piece::Hole(hole) if matches!(hole.subject, Subject::Old(_))),
+        )
     })
 }
 

@@ -108,15 +108,22 @@ pub enum Shape {
 
 /// Parses a template.
 pub fn parse(text: &str) -> Result<Template, Mistake> {
-    let mut parser = Parser { text, at: 0, out: Template { pieces: Vec::new(), keys: Vec::new() }, key: None, depth: 0 };
+    let mut parser =
+        Parser { text, at: 0, out: Template { pieces: Vec::new(), keys: Vec::new() }, key: None, depth: 0 };
     parser.skip_space();
     if parser.at == text.len() {
-        return Err(parser.mistake("the template is empty", "write a JSON object with {{ row.column }} where a value belongs"));
+        return Err(parser.mistake(
+            "the template is empty",
+            "write a JSON object with {{ row.column }} where a value belongs",
+        ));
     }
     parser.value()?;
     parser.skip_space();
     if parser.at < text.len() {
-        return Err(parser.mistake("something follows the end of the JSON value", "remove what follows, or check the braces before it"));
+        return Err(parser.mistake(
+            "something follows the end of the JSON value",
+            "remove what follows, or check the braces before it",
+        ));
     }
     Ok(parser.out)
 }
@@ -176,7 +183,10 @@ impl Parser<'_> {
             self.refuse_tag()?;
             let at = self.position();
             if self.peek() != Some('"') {
-                return Err(self.mistake("a key in double quotes is expected here", "write \"key\": value, and no comma before a closing brace"));
+                return Err(self.mistake(
+                    "a key in double quotes is expected here",
+                    "write \"key\": value, and no comma before a closing brace",
+                ));
             }
             let outermost = self.depth == 1;
             let from = self.at + 1;
@@ -208,10 +218,8 @@ impl Parser<'_> {
                 self.out.keys.push(Key { name, at, value: Shape::Null });
             }
             let value = self.value()?;
-            if outermost {
-                if let Some(key) = self.key.take().and_then(|index| self.out.keys.get_mut(index)) {
-                    key.value = value;
-                }
+            if outermost && let Some(key) = self.key.take().and_then(|index| self.out.keys.get_mut(index)) {
+                key.value = value;
             }
             self.skip_space();
             if self.take(",") {
@@ -220,7 +228,10 @@ impl Parser<'_> {
                 return Ok(Shape::Object);
             } else {
                 self.refuse_tag()?;
-                return Err(self.mistake("a comma or a closing brace is expected here", "check the value before it, and the commas"));
+                return Err(self.mistake(
+                    "a comma or a closing brace is expected here",
+                    "check the value before it, and the commas",
+                ));
             }
         }
     }
@@ -240,7 +251,10 @@ impl Parser<'_> {
                 return Ok(Shape::Array);
             } else {
                 self.refuse_tag()?;
-                return Err(self.mistake("a comma or a closing bracket is expected here", "check the value before it, and the commas"));
+                return Err(self.mistake(
+                    "a comma or a closing bracket is expected here",
+                    "check the value before it, and the commas",
+                ));
             }
         }
     }
@@ -269,7 +283,10 @@ impl Parser<'_> {
                 }
                 Some('\\') => self.escape()?,
                 Some(c) if (c as u32) < 0x20 => {
-                    return Err(self.mistake("a control character stands raw in a string", "write a line break as \\n, a tab as \\t"));
+                    return Err(self.mistake(
+                        "a control character stands raw in a string",
+                        "write a line break as \\n, a tab as \\t",
+                    ));
                 }
                 Some(c) => self.advance_literal(c.len_utf8()),
             }
@@ -295,10 +312,16 @@ impl Parser<'_> {
 
     fn number(&mut self) -> Result<Shape, Mistake> {
         let from = self.at;
-        let length = self.rest().find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9')).unwrap_or(self.rest().len());
+        let length = self
+            .rest()
+            .find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9'))
+            .unwrap_or(self.rest().len());
         let number = &self.text[from..from + length];
         if serde_json::from_str::<serde_json::Number>(number).is_err() {
-            return Err(self.mistake("this is not a number JSON knows", "write digits, without leading zeros or plus signs"));
+            return Err(self.mistake(
+                "this is not a number JSON knows",
+                "write digits, without leading zeros or plus signs",
+            ));
         }
         let number = number.to_owned();
         self.advance_literal(length);
@@ -322,7 +345,8 @@ impl Parser<'_> {
         let Some(length) = rest.find("}}") else {
             return Err(self.mistake("a {{ is not closed", "add }}"));
         };
-        let subject = subject(rest[2..length].trim()).map_err(|(kind, what, hint)| Mistake { kind, what, at, hint })?;
+        let subject =
+            subject(rest[2..length].trim()).map_err(|(kind, what, hint)| Mistake { kind, what, at, hint })?;
         self.at += length + 2;
         self.out.pieces.push(Piece::Hole(Hole { subject, place, key: self.key, at }));
         Ok(())
@@ -330,7 +354,10 @@ impl Parser<'_> {
 
     fn refuse_tag(&self) -> Result<(), Mistake> {
         if self.rest().starts_with("{%") {
-            let mistake = self.mistake("Liquid tags ({% %}) are not supported by this version", "use {{ row.column }}; a condition goes into the sync's filter");
+            let mistake = self.mistake(
+                "Liquid tags ({% %}) are not supported by this version",
+                "use {{ row.column }}; a condition goes into the sync's filter",
+            );
             return Err(Mistake { kind: MistakeKind::Unsupported, ..mistake });
         }
         Ok(())
@@ -397,26 +424,44 @@ fn subject(expression: &str) -> Result<Subject, (MistakeKind, String, String)> {
     if expression == "op" {
         return Ok(Subject::Operation);
     }
-    let name_length = expression.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(expression.len());
+    let name_length =
+        expression.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(expression.len());
     let (object, path) = expression.split_at(name_length);
     let make = match object {
         "row" => Subject::Row,
         "old" => Subject::Old,
         _ if expression.starts_with('-') => {
-            return unsupported("{{- -}} is not supported by this version", "write {{ row.column }}; whitespace around it does not reach the payload");
+            return unsupported(
+                "{{- -}} is not supported by this version",
+                "write {{ row.column }}; whitespace around it does not reach the payload",
+            );
         }
         _ => {
-            return malformed("{{ }} names neither row, old nor op", "write {{ row.column }}, {{ old.column }} or {{ op }}");
+            return malformed(
+                "{{ }} names neither row, old nor op",
+                "write {{ row.column }}, {{ old.column }} or {{ op }}",
+            );
         }
     };
     let (column, rest) = match column(path.trim_start()) {
         Some(found) => found,
-        None => return malformed("{{ }} names no column", "write {{ row.column }}, or {{ row[\"Column Name\"] }} for a name with other characters"),
+        None => {
+            return malformed(
+                "{{ }} names no column",
+                "write {{ row.column }}, or {{ row[\"Column Name\"] }} for a name with other characters",
+            );
+        }
     };
     match rest.trim_start().chars().next() {
         None => Ok(make(column)),
-        Some('|') => unsupported("Liquid filters are not supported by this version", "compute the value in a generated column and name that column"),
-        Some('.' | '[') => unsupported("paths into a column are not supported by this version", "compute the value in a generated column and name that column"),
+        Some('|') => unsupported(
+            "Liquid filters are not supported by this version",
+            "compute the value in a generated column and name that column",
+        ),
+        Some('.' | '[') => unsupported(
+            "paths into a column are not supported by this version",
+            "compute the value in a generated column and name that column",
+        ),
         Some(_) => malformed("{{ }} holds more than one name", "write {{ row.column }}"),
     }
 }
@@ -424,7 +469,8 @@ fn subject(expression: &str) -> Result<Subject, (MistakeKind, String, String)> {
 /// Reads `.name`, `["name"]` or `['name']`; gives the name and what follows it.
 fn column(path: &str) -> Option<(String, &str)> {
     if let Some(name) = path.strip_prefix('.') {
-        let length = name.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(name.len());
+        let length =
+            name.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(name.len());
         return (length > 0).then(|| (name[..length].to_owned(), &name[length..]));
     }
     let inner = path.strip_prefix('[')?.trim_start();
@@ -453,21 +499,34 @@ mod tests {
 
     #[test]
     fn whitespace_between_tokens_goes_and_everything_else_stays() {
-        let template = parse("{ \"a\" : [ 1 , \"x  y\\n\" ],\n \"b\": {{ row.n }}, \"c\":\"call-{{row.id}}\" }").expect("valid");
-        assert_eq!(compact(&template), r#"{"a":[1,"x  y\n"],"b":<row n Value>,"c":"call-<row id InString>"}"#);
+        let template =
+            parse("{ \"a\" : [ 1 , \"x  y\\n\" ],\n \"b\": {{ row.n }}, \"c\":\"call-{{row.id}}\" }")
+                .expect("valid");
+        assert_eq!(
+            compact(&template),
+            r#"{"a":[1,"x  y\n"],"b":<row n Value>,"c":"call-<row id InString>"}"#
+        );
         let shapes: Vec<_> = template.keys.iter().map(|key| (key.name.as_str(), &key.value)).collect();
         assert_eq!(shapes, [("a", &Shape::Array), ("b", &Shape::HoleValue), ("c", &Shape::MixedText)]);
     }
 
     #[test]
     fn holes_name_columns_old_columns_and_the_operation() {
-        let template = parse(r#"[{{ row["Mixed Case"] }}, {{ old.qty }}, "{{ op }}", {{ row.größe }}, {{ row [ 'x' ] }}]"#).expect("valid");
-        assert_eq!(compact(&template), r#"[<row Mixed Case Value>,<old qty Value>,"<op InString>",<row größe Value>,<row x Value>]"#);
+        let template = parse(
+            r#"[{{ row["Mixed Case"] }}, {{ old.qty }}, "{{ op }}", {{ row.größe }}, {{ row [ 'x' ] }}]"#,
+        )
+        .expect("valid");
+        assert_eq!(
+            compact(&template),
+            r#"[<row Mixed Case Value>,<old qty Value>,"<op InString>",<row größe Value>,<row x Value>]"#
+        );
     }
 
     #[test]
     fn a_hole_knows_its_outermost_key() {
-        let template = parse(r#"{"a": 1, "properties": {"x": {"timestamp": {{ row.x }}}}, "b": "{{ row.b }}"}"#).expect("valid");
+        let template =
+            parse(r#"{"a": 1, "properties": {"x": {"timestamp": {{ row.x }}}}, "b": "{{ row.b }}"}"#)
+                .expect("valid");
         let keys: Vec<_> = template
             .pieces
             .iter()
@@ -514,7 +573,13 @@ mod tests {
 
     #[test]
     fn liquid_beyond_the_plain_hole_is_named_as_unsupported() {
-        for text in ["{\"a\": \"{{ row.x | upcase }}\"}", "{\"a\": {{ row.meta.x }}}", "{\"a\": {{ row.l[0] }}}", "{% if row.x %}{}{% endif %}", "{\"a\": {{- row.x -}}}"] {
+        for text in [
+            "{\"a\": \"{{ row.x | upcase }}\"}",
+            "{\"a\": {{ row.meta.x }}}",
+            "{\"a\": {{ row.l[0] }}}",
+            "{% if row.x %}{}{% endif %}",
+            "{\"a\": {{- row.x -}}}",
+        ] {
             assert_eq!(parse(text).expect_err(text).kind, MistakeKind::Unsupported, "{text}");
         }
     }
@@ -534,9 +599,11 @@ mod tests {
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[ {} ]", items.join(" , "))),
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|items| format!("[ {} ]", items.join(" , "))),
                 prop::collection::vec(inner, 0..4).prop_map(|items| {
-                    let members: Vec<_> = items.iter().enumerate().map(|(n, item)| format!("\"k{n}\" : {item}")).collect();
+                    let members: Vec<_> =
+                        items.iter().enumerate().map(|(n, item)| format!("\"k{n}\" : {item}")).collect();
                     format!("{{ {} }}", members.join(","))
                 }),
             ]

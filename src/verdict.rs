@@ -35,13 +35,17 @@ pub enum Fate {
     /// Lago has it already: an earlier attempt whose reply was lost.
     Duplicate,
     /// Lago will never take it.
-    Rejected { reason: String },
+    Rejected {
+        reason: String,
+    },
     /// Refused only because of others in its batch: send again at once.
     Resend,
     /// Like [`Fate::Resend`], in a request of its own.
     ResendAlone,
     /// Failed by what may be its own fault: send again later; the attempt counts.
-    Retry { reason: String },
+    Retry {
+        reason: String,
+    },
     /// Failed by the destination's trouble: send again when that is over; no attempt counts.
     Return,
 }
@@ -51,9 +55,14 @@ pub enum Fate {
 pub enum Condition {
     Well,
     /// An unexpected answer to this request; trouble if it goes on.
-    Doubtful { why: String },
+    Doubtful {
+        why: String,
+    },
     /// Nothing else is worth sending now. `wait` is what the server asked for, capped.
-    Trouble { why: String, wait: Option<Duration> },
+    Trouble {
+        why: String,
+        wait: Option<Duration>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +91,18 @@ pub fn judge(outcome: &Outcome, sent: &[&str]) -> Verdict {
         ),
         422 => judge_refusal(&reply.body, sent),
         300..=399 => trouble(
-            format!("the answer is a redirect ({}), which is not followed: give the destination its final URL", reply.status),
+            format!(
+                "the answer is a redirect ({}), which is not followed: give the destination its final URL",
+                reply.status
+            ),
             None,
         ),
-        401 => trouble("Lago does not know the API key (401): set it with lago_push.set_api_key".into(), None),
-        403 => trouble("the API key may not write events (403): give it that permission in Lago".into(), None),
+        401 => {
+            trouble("Lago does not know the API key (401): set it with lago_push.set_api_key".into(), None)
+        }
+        403 => {
+            trouble("the API key may not write events (403): give it that permission in Lago".into(), None)
+        }
         404 => trouble("Lago knows no such path (404): check the destination's URL".into(), None),
         429 => trouble("Lago asks to slow down (429)".into(), reply.wait.map(|wait| wait.min(LONGEST_WAIT))),
         status @ (408 | 502 | 503 | 504) => trouble(
@@ -123,7 +139,11 @@ fn judge_refusal(body: &[u8], sent: &[&str]) -> Verdict {
         };
         return Verdict { fates: vec![fate; sent.len()], condition: Condition::Doubtful { why: reason } };
     }
-    let twins = if flags.values().any(|flag| *flag == Flag::Duplicate) { twins(sent) } else { vec![false; sent.len()] };
+    let twins = if flags.values().any(|flag| *flag == Flag::Duplicate) {
+        twins(sent)
+    } else {
+        vec![false; sent.len()]
+    };
     let fates = (0..sent.len())
         .map(|index| match flags.get(&index) {
             None => Fate::Resend,
@@ -165,7 +185,9 @@ fn flag(errors: &Value) -> Flag {
         other => return Flag::Refused(other.to_string()),
     };
     let codes = |value: &Value| match value {
-        Value::Array(codes) => codes.iter().map(|code| code.as_str().map_or_else(|| code.to_string(), str::to_owned)).collect(),
+        Value::Array(codes) => {
+            codes.iter().map(|code| code.as_str().map_or_else(|| code.to_string(), str::to_owned)).collect()
+        }
         Value::String(code) => vec![code.clone()],
         other => vec![other.to_string()],
     };
@@ -174,7 +196,8 @@ fn flag(errors: &Value) -> Flag {
     if only_duplicate {
         return Flag::Duplicate;
     }
-    let sentence: Vec<String> = fields.iter().map(|(field, value)| format!("{field}: {}", codes(value).join(", "))).collect();
+    let sentence: Vec<String> =
+        fields.iter().map(|(field, value)| format!("{field}: {}", codes(value).join(", "))).collect();
     Flag::Refused(sentence.join("; "))
 }
 
@@ -191,21 +214,29 @@ fn twins(sent: &[&str]) -> Vec<bool> {
     for id in ids.iter().flatten() {
         *count.entry(id).or_default() += 1;
     }
-    ids.iter().map(|id| id.as_deref().is_some_and(|id| count.get(id).is_some_and(|count| *count > 1))).collect()
+    ids.iter()
+        .map(|id| id.as_deref().is_some_and(|id| count.get(id).is_some_and(|count| *count > 1)))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SENT: [&str; 3] = [r#"{"transaction_id":"a"}"#, r#"{"transaction_id":"b"}"#, r#"{"transaction_id":"c"}"#];
+    const SENT: [&str; 3] =
+        [r#"{"transaction_id":"a"}"#, r#"{"transaction_id":"b"}"#, r#"{"transaction_id":"c"}"#];
 
     fn reply(status: u16, body: &str) -> Verdict {
         judge(&Outcome::Reply(Reply { status, body: body.into(), wait: None }), &SENT)
     }
 
     fn refusal(details: &str) -> Verdict {
-        reply(422, &format!(r#"{{"status":422,"error":"Unprocessable Entity","code":"validation_errors","error_details":{details}}}"#))
+        reply(
+            422,
+            &format!(
+                r#"{{"status":422,"error":"Unprocessable Entity","code":"validation_errors","error_details":{details}}}"#
+            ),
+        )
     }
 
     fn rejected(reason: &str) -> Fate {
@@ -215,7 +246,11 @@ mod tests {
     #[test]
     fn a_200_with_events_delivers_the_whole_batch() {
         assert_eq!(reply(200, r#"{"events":[{},{},{}]}"#).fates, vec![Fate::Delivered; 3]);
-        assert_eq!(reply(200, "{ \"events\" : [{\"lago_id\":\"1a90").fates, vec![Fate::Delivered; 3], "cut off on the way");
+        assert_eq!(
+            reply(200, "{ \"events\" : [{\"lago_id\":\"1a90").fates,
+            vec![Fate::Delivered; 3],
+            "cut off on the way"
+        );
     }
 
     #[test]
@@ -232,22 +267,35 @@ mod tests {
         let verdict = refusal(r#"{"1":{"transaction_id":["value_already_exist"]}}"#);
         assert_eq!(verdict.fates, [Fate::Resend, Fate::Duplicate, Fate::Resend]);
         assert_eq!(verdict.condition, Condition::Well);
-        let verdict = refusal(r#"{"0":"expression_evaluation_failed: Variable: foo not found","2":{"timestamp":["invalid_format"]}}"#);
+        let verdict = refusal(
+            r#"{"0":"expression_evaluation_failed: Variable: foo not found","2":{"timestamp":["invalid_format"]}}"#,
+        );
         assert_eq!(
             verdict.fates,
-            [rejected("expression_evaluation_failed: Variable: foo not found"), Fate::Resend, rejected("timestamp: invalid_format")]
+            [
+                rejected("expression_evaluation_failed: Variable: foo not found"),
+                Fate::Resend,
+                rejected("timestamp: invalid_format")
+            ]
         );
     }
 
     #[test]
     fn a_duplicate_that_has_another_fault_is_rejected() {
-        let verdict = refusal(r#"{"0":{"transaction_id":["value_already_exist"],"code":["value_is_mandatory"]}}"#);
-        assert_eq!(verdict.fates[0], rejected("transaction_id: value_already_exist; code: value_is_mandatory"));
+        let verdict =
+            refusal(r#"{"0":{"transaction_id":["value_already_exist"],"code":["value_is_mandatory"]}}"#);
+        assert_eq!(
+            verdict.fates[0],
+            rejected("transaction_id: value_already_exist; code: value_is_mandatory")
+        );
     }
 
     #[test]
     fn twins_in_one_request_are_asked_about_one_by_one() {
-        let sent = [r#"{"transaction_id":"a","external_subscription_id":"1"}"#, r#"{"transaction_id":"a","external_subscription_id":"2"}"#];
+        let sent = [
+            r#"{"transaction_id":"a","external_subscription_id":"1"}"#,
+            r#"{"transaction_id":"a","external_subscription_id":"2"}"#,
+        ];
         let body = r#"{"status":422,"code":"validation_errors","error_details":{"1":{"transaction_id":["value_already_exist"]}}}"#;
         let verdict = judge(&Outcome::Reply(Reply { status: 422, body: body.into(), wait: None }), &sent);
         assert_eq!(verdict.fates, [Fate::Resend, Fate::ResendAlone]);
@@ -256,9 +304,13 @@ mod tests {
     #[test]
     fn a_422_that_names_no_event_never_resends_the_same_batch_at_once() {
         for details in [r#"{"events":["too_many_events"]}"#, r#""text""#, "null", "{}", r#"{"7":{}}"#] {
-            assert!(refusal(details).fates.iter().all(|fate| matches!(fate, Fate::Retry { .. })), "{details}");
+            assert!(
+                refusal(details).fates.iter().all(|fate| matches!(fate, Fate::Retry { .. })),
+                "{details}"
+            );
         }
-        let alone = judge(&Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None }), &SENT[..1]);
+        let alone =
+            judge(&Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None }), &SENT[..1]);
         assert!(matches!(alone.fates[..], [Fate::Rejected { .. }]), "alone, there is nothing left to try");
     }
 
@@ -284,7 +336,9 @@ mod tests {
 
     #[test]
     fn a_server_may_ask_for_a_pause_but_not_for_ever() {
-        let asked = |seconds| Outcome::Reply(Reply { status: 429, body: vec![], wait: Some(Duration::from_secs(seconds)) });
+        let asked = |seconds| {
+            Outcome::Reply(Reply { status: 429, body: vec![], wait: Some(Duration::from_secs(seconds)) })
+        };
         let wait = |seconds| match judge(&asked(seconds), &SENT).condition {
             Condition::Trouble { wait, .. } => wait,
             other => panic!("{other:?}"),

@@ -14,9 +14,9 @@ use crate::outbox::{self, Again, Dead, Found, Settlement, Span, Statements};
 use crate::pg::process::{self, Continue};
 use crate::pg::{compat, xact};
 use crate::sender::{Done, Job, Senders, Transport};
+use crate::settings;
 use crate::shared::{self, Slot, State};
 use crate::verdict::{Condition, Fate, Outcome, Verdict, judge};
-use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -156,7 +156,10 @@ impl Worker {
                 }
                 continue;
             }
-            let at_rest = self.lanes.iter().all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
+            let at_rest = self
+                .lanes
+                .iter()
+                .all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
             if first_round && at_rest && !called {
                 return Ok(());
             }
@@ -196,7 +199,10 @@ impl Worker {
     }
 
     fn gate(&self, destination: i32) -> Gate {
-        self.directory.as_ref().and_then(|directory| directory.destinations.get(&destination)).map_or(Gate::Held, |destination| destination.gate)
+        self.directory
+            .as_ref()
+            .and_then(|directory| directory.destinations.get(&destination))
+            .map_or(Gate::Held, |destination| destination.gate)
     }
 
     // ---- read ----------------------------------------------------------------------------------
@@ -245,10 +251,13 @@ impl Worker {
     /// What lanes had no room for when the cursor passed.
     fn catch_up(&mut self) -> Result<(), Failure> {
         let budget = self.budget();
-        let behind: Vec<i32> = self.lanes.iter().filter(|(_, lane)| lane.behind.is_some()).map(|(id, _)| *id).collect();
+        let behind: Vec<i32> =
+            self.lanes.iter().filter(|(_, lane)| lane.behind.is_some()).map(|(id, _)| *id).collect();
         for destination in behind {
             let syncs: Vec<i32> = self.open_syncs(destination).collect();
-            while let Some((range, lane)) = self.lanes.get(&destination).and_then(|lane| Some((lane.behind?, lane))) {
+            while let Some((range, lane)) =
+                self.lanes.get(&destination).and_then(|lane| Some((lane.behind?, lane)))
+            {
                 if self.gate(destination) == Gate::Held || !budget.has_room(lane) {
                     break;
                 }
@@ -256,7 +265,9 @@ impl Worker {
                 let progress = progress(&page.found, PAGE);
                 if let Some(lane) = self.lanes.get_mut(&destination) {
                     lane.behind = match progress {
-                        Progress::UpTo(last) if last < range.to => Some(Range { from: last + 1, to: range.to }),
+                        Progress::UpTo(last) if last < range.to => {
+                            Some(Range { from: last + 1, to: range.to })
+                        }
                         _ => None,
                     };
                 }
@@ -279,7 +290,9 @@ impl Worker {
 
     /// Whether there may be something to read that could be taken in.
     fn wants_to_read(&self) -> bool {
-        self.cursor.next_again().is_some() || self.can_read_on() || self.lanes_with_room().any(|lane| lane.behind.is_some())
+        self.cursor.next_again().is_some()
+            || self.can_read_on()
+            || self.lanes_with_room().any(|lane| lane.behind.is_some())
     }
 
     /// Whether moving the cursor could give any lane something to do. Where none can take messages it
@@ -290,7 +303,10 @@ impl Worker {
 
     fn lanes_with_room(&self) -> impl Iterator<Item = &Lane> {
         let budget = self.budget();
-        self.lanes.iter().filter(move |(id, lane)| self.gate(**id) == Gate::Open && budget.has_room(lane)).map(|(_, lane)| lane)
+        self.lanes
+            .iter()
+            .filter(move |(id, lane)| self.gate(**id) == Gate::Open && budget.has_room(lane))
+            .map(|(_, lane)| lane)
     }
 
     fn budget(&self) -> Budget {
@@ -395,7 +411,9 @@ impl Worker {
             std::mem::take(&mut self.paused).into_iter().partition(|(sync, _)| open(*sync));
         self.paused = still_paused;
         for (sync, range) in resumed {
-            if let Some(lane) = directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination)) {
+            if let Some(lane) =
+                directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination))
+            {
                 lane.pass_over(range.from);
                 lane.pass_over(range.to);
             }
@@ -407,7 +425,10 @@ impl Worker {
 
     /// Sends what may go. Gives the next moment at which something may.
     fn dispatch(&mut self) -> Option<Instant> {
-        let Some(Batch::UpTo { path, root, .. }) = endpoint::find("event").map(|endpoint| endpoint.batch) else { return None };
+        let Some(Batch::UpTo { path, root, .. }) = endpoint::find("event").map(|endpoint| endpoint.batch)
+        else {
+            return None;
+        };
         let mut next_due: Option<Instant> = None;
         for (id, lane) in &mut self.lanes {
             let Some(transport) = self.transports.get(id) else { continue };
@@ -513,7 +534,13 @@ impl Worker {
                     self.known.remove(&message.id);
                     lane.settled(message.payload.len());
                     let (reply_status, reply) = kept_reply(&done.outcome);
-                    settlement.dead.push(Dead { id: message.id, attempts: message.attempts + 1, reason, reply_status, reply });
+                    settlement.dead.push(Dead {
+                        id: message.id,
+                        attempts: message.attempts + 1,
+                        reason,
+                        reply_status,
+                        reply,
+                    });
                     leave(&message, settlement);
                 }
                 _ if !open => {
@@ -531,7 +558,12 @@ impl Worker {
                 Fate::Retry { reason } => {
                     let wait = backoff::wait(message.attempts + 1, throw);
                     account.last_error = Some(reason.clone());
-                    settlement.retries.push(Again { id: message.id, attempts: message.attempts + 1, wait, why: reason });
+                    settlement.retries.push(Again {
+                        id: message.id,
+                        attempts: message.attempts + 1,
+                        wait,
+                        why: reason,
+                    });
                     lane.retry(message, now, wait);
                 }
             }

@@ -49,7 +49,9 @@ pub enum Unwritable {
     NotFinite,
     OutOfRange,
     /// The type's own function failed.
-    Failed { sqlstate: String },
+    Failed {
+        sqlstate: String,
+    },
 }
 
 /// PostgreSQL counts from 2000-01-01, Unix from 1970-01-01.
@@ -77,7 +79,11 @@ impl Kind {
             pg_sys::BYTEAOID => Kind::Bytea,
             pg_sys::JSONOID => Kind::Json,
             pg_sys::JSONBOID => Kind::Jsonb,
-            pg_sys::DATEOID | pg_sys::TIMEOID | pg_sys::TIMETZOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => Kind::Moment(base),
+            pg_sys::DATEOID
+            | pg_sys::TIMEOID
+            | pg_sys::TIMETZOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID => Kind::Moment(base),
             _ => Kind::Other(Box::new(Functions::of(base))),
         }
     }
@@ -151,7 +157,14 @@ impl Kind {
                 // Zone zero: the writer's TimeZone must not show in the bytes.
                 let utc = 0;
                 // SAFETY: the buffer has the size this function asks for; the type is one it knows.
-                let written = unsafe { CStr::from_ptr(pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), datum, *type_oid, &raw const utc)) };
+                let written = unsafe {
+                    CStr::from_ptr(pg_sys::JsonEncodeDateTime(
+                        buffer.as_mut_ptr(),
+                        datum,
+                        *type_oid,
+                        &raw const utc,
+                    ))
+                };
                 return text(written.to_bytes(), place, out);
             }
             Kind::Other(functions) => return functions.write(datum, place, out),
@@ -160,7 +173,11 @@ impl Kind {
     }
 
     /// Appends a point in time as Unix seconds; says false when the type is none.
-    pub fn write_unix_seconds(&self, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Option<Result<(), Unwritable>> {
+    pub fn write_unix_seconds(
+        &self,
+        datum: pg_sys::Datum,
+        out: &mut Vec<u8>,
+    ) -> Option<Result<(), Unwritable>> {
         let micros = match self {
             // A timestamp without time zone is taken as UTC: nothing else would be stable.
             Kind::Moment(pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID) => datum.value() as i64,
@@ -244,7 +261,10 @@ fn with_varlena<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
 
 /// # Safety
 /// `function` is an output function of the datum's type.
-unsafe fn call_output<'a>(function: unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum, datum: pg_sys::Datum) -> &'a CStr {
+unsafe fn call_output<'a>(
+    function: unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
+    datum: pg_sys::Datum,
+) -> &'a CStr {
     // SAFETY: promised by the caller; output functions take one argument and give a C string in the
     // current memory context.
     unsafe {
@@ -268,7 +288,11 @@ impl Functions {
         unsafe {
             pg_sys::getTypeOutputInfo(type_oid, &raw mut output_oid, &raw mut is_varlena);
             pg_sys::fmgr_info_cxt(output_oid, &raw mut output, pg_sys::CacheMemoryContext);
-            pg_sys::fmgr_info_cxt(pg_sys::Oid::from(pg_sys::F_TO_JSON), &raw mut to_json, pg_sys::CacheMemoryContext);
+            pg_sys::fmgr_info_cxt(
+                pg_sys::Oid::from(pg_sys::F_TO_JSON),
+                &raw mut to_json,
+                pg_sys::CacheMemoryContext,
+            );
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::CacheMemoryContext);
             let argument = pg_sys::makeNullConst(type_oid, -1, pg_sys::InvalidOid);
             let arguments = pg_sys::lappend(std::ptr::null_mut(), argument.cast());
@@ -291,12 +315,15 @@ impl Functions {
             pinned(|| match place {
                 Place::Value => {
                     // SAFETY: to_json with the argument's type in its expression; gives a json varlena.
-                    let json = unsafe { pg_sys::FunctionCall1Coll(self.to_json.get(), pg_sys::InvalidOid, datum) };
+                    let json =
+                        unsafe { pg_sys::FunctionCall1Coll(self.to_json.get(), pg_sys::InvalidOid, datum) };
                     with_varlena(json, <[u8]>::to_vec)
                 }
                 Place::InString => {
                     // SAFETY: the type's own output function; gives a C string.
-                    unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.output.get(), datum)) }.to_bytes().to_vec()
+                    unsafe { CStr::from_ptr(pg_sys::OutputFunctionCall(self.output.get(), datum)) }
+                        .to_bytes()
+                        .to_vec()
                 }
             })
         });
@@ -314,7 +341,13 @@ pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
     let json = super::xact::protected(|| {
         pinned(|| {
             // SAFETY: row_to_json takes a composite value, which carries its own type.
-            let json = unsafe { pg_sys::OidFunctionCall1Coll(pg_sys::Oid::from(pg_sys::F_ROW_TO_JSON_RECORD), pg_sys::InvalidOid, row.composite()) };
+            let json = unsafe {
+                pg_sys::OidFunctionCall1Coll(
+                    pg_sys::Oid::from(pg_sys::F_ROW_TO_JSON_RECORD),
+                    pg_sys::InvalidOid,
+                    row.composite(),
+                )
+            };
             with_varlena(json, <[u8]>::to_vec)
         })
     });

@@ -26,7 +26,9 @@ pub fn to_utf8(bytes: &[u8]) -> String {
         return String::from_utf8_lossy(bytes).into_owned();
     }
     // SAFETY: reads `bytes`; gives them back when nothing needs converting, else a C string.
-    let converted = unsafe { pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32) };
+    let converted = unsafe {
+        pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32)
+    };
     if std::ptr::eq(converted.cast_const().cast(), bytes.as_ptr()) {
         return String::from_utf8_lossy(bytes).into_owned();
     }
@@ -41,7 +43,9 @@ pub fn to_server(text: &str) -> Vec<u8> {
         return text.as_bytes().to_vec();
     }
     // SAFETY: reads `text`; gives it back when nothing needs converting, else a C string.
-    let converted = unsafe { pg_sys::pg_any_to_server(text.as_ptr().cast(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32) };
+    let converted = unsafe {
+        pg_sys::pg_any_to_server(text.as_ptr().cast(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32)
+    };
     if std::ptr::eq(converted.cast_const().cast(), text.as_ptr()) {
         return text.as_bytes().to_vec();
     }
@@ -55,6 +59,9 @@ pub fn storable(text: &str) -> String {
     let text = text.replace('\0', "");
     match kind() {
         Kind::Utf8 => text,
-        Kind::Other => text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect(),
+        Kind::Other => text
+            .chars()
+            .map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() })
+            .collect(),
     }
 }

@@ -101,7 +101,10 @@ fn set_varsize(with_header: &mut [u8]) {
 }
 
 /// Inserts rows. The transaction (or subtransaction) under way owns them.
-pub fn insert<const COLUMNS: usize>(table: pg_sys::Oid, rows: impl ExactSizeIterator<Item = [Value; COLUMNS]>) {
+pub fn insert<const COLUMNS: usize>(
+    table: pg_sys::Oid,
+    rows: impl ExactSizeIterator<Item = [Value; COLUMNS]>,
+) {
     if rows.len() == 0 {
         return;
     }
@@ -141,7 +144,11 @@ fn insert_one(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, tu
     unsafe { pg_sys::heap_freetuple(tuple) };
 }
 
-fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, mut tuples: impl Iterator<Item = pg_sys::HeapTuple>) {
+fn insert_many(
+    relation: pg_sys::Relation,
+    indexes: pg_sys::CatalogIndexState,
+    mut tuples: impl Iterator<Item = pg_sys::HeapTuple>,
+) {
     let mut slots: Vec<*mut pg_sys::TupleTableSlot> = Vec::with_capacity(ROWS_AT_A_TIME);
     loop {
         let (mut filled, mut seen) = (0, 0);
@@ -154,7 +161,9 @@ fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, m
             }
             if filled == slots.len() {
                 // SAFETY: the relation is open; slots are dropped below, or with their memory context on error.
-                slots.push(unsafe { pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple) });
+                slots.push(unsafe {
+                    pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple)
+                });
             }
             // SAFETY: the slot takes the tuple over and frees it.
             unsafe { pg_sys::ExecStoreHeapTuple(tuple, slots[filled], true) };
@@ -167,7 +176,9 @@ fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, m
             continue;
         }
         // SAFETY: the first `filled` slots hold tuples of this relation, whose indexes are open.
-        unsafe { pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots.as_mut_ptr(), filled as i32, indexes) };
+        unsafe {
+            pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots.as_mut_ptr(), filled as i32, indexes)
+        };
         for slot in &slots[..filled] {
             // SAFETY: the table access method's own function for a slot made above.
             unsafe {
@@ -185,11 +196,23 @@ fn insert_many(relation: pg_sys::Relation, indexes: pg_sys::CatalogIndexState, m
 
 /// Calls `visit` with every row of a small private table, its columns in order, until `visit` is
 /// satisfied. Reads what is committed now plus the current transaction's own changes.
-pub fn scan<R>(table: pg_sys::Oid, mut visit: impl FnMut(&dyn Fn(i16) -> Option<pg_sys::Datum>) -> Option<R>) -> Option<R> {
+pub fn scan<R>(
+    table: pg_sys::Oid,
+    mut visit: impl FnMut(&dyn Fn(i16) -> Option<pg_sys::Datum>) -> Option<R>,
+) -> Option<R> {
     // SAFETY: an ordinary reader's lock.
     let relation = unsafe { pg_sys::table_open(table, pg_sys::AccessShareLock as i32) };
     // SAFETY: the relation is open; a null snapshot means the latest; no index is named.
-    let scan = unsafe { pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut()) };
+    let scan = unsafe {
+        pg_sys::systable_beginscan(
+            relation,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        )
+    };
     let mut result = None;
     while result.is_none() {
         // SAFETY: the scan is open.
@@ -200,7 +223,8 @@ pub fn scan<R>(table: pg_sys::Oid, mut visit: impl FnMut(&dyn Fn(i16) -> Option<
         let column = |number: i16| {
             let mut null = false;
             // SAFETY: the tuple is valid until the next step; the caller names a column of the table.
-            let datum = unsafe { pg_sys::heap_getattr(tuple, i32::from(number), (*relation).rd_att, &mut null) };
+            let datum =
+                unsafe { pg_sys::heap_getattr(tuple, i32::from(number), (*relation).rd_att, &mut null) };
             (!null).then_some(datum)
         };
         result = visit(&column);

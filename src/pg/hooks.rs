@@ -72,10 +72,23 @@ unsafe extern "C-unwind" fn on_utility(
     unsafe { tell_command(command, Time::Before) };
     if let Some(Some(previous)) = PREVIOUS_UTILITY.get() {
         // SAFETY: a hook another library installed before us, called as the server would.
-        unsafe { previous(statement, query, read_only_tree, context, params, environment, destination, completion) };
+        unsafe {
+            previous(statement, query, read_only_tree, context, params, environment, destination, completion)
+        };
     } else {
         // SAFETY: what the server would have called without hooks.
-        unsafe { standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, destination, completion) };
+        unsafe {
+            standard_ProcessUtility(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            )
+        };
     }
     // SAFETY: takes what note_command gave.
     unsafe { tell_command(command, Time::After) };
@@ -187,7 +200,9 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
             // SAFETY: a C string of the report.
             unsafe { CStr::from_ptr(*text) }.to_string_lossy().to_ascii_lowercase().contains("parameters:")
         };
-        if entry.elevel <= pgrx::PgLogLevel::LOG as i32 && may_hold_a_key(*text) && statement_text(*text) || parameters {
+        if entry.elevel <= pgrx::PgLogLevel::LOG as i32 && may_hold_a_key(*text) && statement_text(*text)
+            || parameters
+        {
             let hidden = CString::new(HIDDEN.to_bytes()).unwrap_or_default();
             // SAFETY: the copy lives in the report's own memory context, as the text it replaces did.
             *text = unsafe { pg_sys::MemoryContextStrdup(entry.assoc_context, hidden.as_ptr()) };

@@ -1,6 +1,8 @@
 //! Background processes: starting them, waiting, being stopped, being seen.
 
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::bgworkers::{
+    BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
+};
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
@@ -85,7 +87,14 @@ fn keep_errno(note: impl FnOnce()) {
 pub fn set_for_worker(name: &str, value: &str) {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
     // SAFETY: both are C strings the server copies; an unknown name would be our own mistake, and raises.
-    unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE) };
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        )
+    };
 }
 
 /// Waits until the latch is set, `descriptor` is readable or the time is up; then handles what the
@@ -99,9 +108,18 @@ pub fn wait(timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
         events |= pg_sys::WL_TIMEOUT;
     }
     // A fraction of a millisecond rounds up: rounding down would spin.
-    let milliseconds = timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(3_600_000) as core::ffi::c_long);
+    let milliseconds =
+        timeout.map_or(-1, |timeout| timeout.as_micros().div_ceil(1000).min(3_600_000) as core::ffi::c_long);
     // SAFETY: the latch is this process's own; the descriptor, if any, is open.
-    unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, descriptor.unwrap_or(-1), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            descriptor.unwrap_or(-1),
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     pgrx::check_for_interrupts!();
@@ -174,8 +192,10 @@ pub fn databases() -> Vec<pg_sys::Oid> {
     super::xact::in_transaction(|| {
         super::heap::scan::<()>(pg_sys::DatabaseRelationId, |column| {
             let oid: Option<pg_sys::Oid> = super::cell::read(column(pg_sys::Anum_pg_database_oid as i16));
-            let is_template = super::cell::read(column(pg_sys::Anum_pg_database_datistemplate as i16)).unwrap_or(true);
-            let is_open = super::cell::read(column(pg_sys::Anum_pg_database_datallowconn as i16)).unwrap_or(false);
+            let is_template =
+                super::cell::read(column(pg_sys::Anum_pg_database_datistemplate as i16)).unwrap_or(true);
+            let is_open =
+                super::cell::read(column(pg_sys::Anum_pg_database_datallowconn as i16)).unwrap_or(false);
             found.extend(oid.filter(|_| is_open && !is_template));
             None
         });
@@ -205,7 +225,7 @@ pub fn become_the_only_worker() -> bool {
     // The class number is arbitrary but fixed; "LagoPush" in a telephone's letters.
     let tag = pg_sys::LOCKTAG {
         locktag_field1: u32::from(own_database()),
-        locktag_field2: 5_246_7874,
+        locktag_field2: 52_467_874,
         locktag_field3: 0,
         locktag_field4: 2,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,

@@ -33,7 +33,8 @@ impl<T: AllAtomics> Block<T> {
     pub fn attach(&self, name: &'static std::ffi::CStr) {
         let mut found = false;
         // SAFETY: called under the start-up hook, where ShmemInitStruct is allowed; the size was requested.
-        let at: *mut T = unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), size_of::<T>(), &raw mut found) }.cast();
+        let at: *mut T =
+            unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), size_of::<T>(), &raw mut found) }.cast();
         if !found {
             // SAFETY: the memory is ours, of this size, and all-zero is a valid T.
             unsafe { at.write_bytes(0, 1) };

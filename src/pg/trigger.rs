@@ -143,7 +143,9 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
 /// A relation's name with its schema, quoted where need be.
 pub fn qualified_name(relation: pg_sys::Oid) -> String {
     // SAFETY: catalog lookups inside a transaction; a name that is gone gives a null pointer.
-    let (name, schema) = unsafe { (pg_sys::get_rel_name(relation), pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation))) };
+    let (name, schema) = unsafe {
+        (pg_sys::get_rel_name(relation), pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation)))
+    };
     if name.is_null() || schema.is_null() {
         return u32::from(relation).to_string();
     }

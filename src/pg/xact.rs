@@ -103,9 +103,11 @@ pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
         .catch_others(|error| {
             use pgrx::pg_sys::panic::CaughtError::*;
             let code = match &error {
-                PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => report.sql_error_code(),
+                PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => {
+                    report.sql_error_code()
+                }
             };
-            Err((code as i32, error))
+            Err(Box::new((code as i32, error)))
         })
         .execute();
     let restore = || {
@@ -122,7 +124,8 @@ pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
             restore();
             Ok(value)
         }
-        Err((code, error)) => {
+        Err(caught) => {
+            let (code, error) = *caught;
             // SAFETY: ends the subtransaction begun above.
             unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
             restore();

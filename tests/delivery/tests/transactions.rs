@@ -561,5 +561,12 @@ fn a_message_without_a_sync_becomes_a_dead_letter_and_not_a_ghost() {
     );
     scene.sql(&one_by_one(1));
     assert_billed_exactly_once(&scene);
-    assert_eq!(scene.value::<String>("select reason from lago_push.dead_letters").split(' ').take(4).collect::<Vec<_>>(), ["the", "sync", "was", "dropped"]);
+    assert_eq!(
+        scene
+            .value::<String>("select reason from lago_push.dead_letters")
+            .split(' ')
+            .take(4)
+            .collect::<Vec<_>>(),
+        ["the", "sync", "was", "dropped"]
+    );
 }
