@@ -98,6 +98,7 @@ fn prepare(ground: &mut Ground, rows: usize) -> Outcome<()> {
 
 fn run(ground: &mut Ground, runner: Runner, rows: usize) -> Outcome<Cost> {
     ground.clear()?;
+    ground.db.run("checkpoint")?;
     let statement = match runner {
         Runner::Insert(contestant) => insert_rows(contestant.table(), rows),
         Runner::Floor => {

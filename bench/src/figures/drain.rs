@@ -42,6 +42,7 @@ pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
 
 fn run(ground: &mut Ground, backlog: usize, number: usize) -> Outcome<Round> {
     ground.clear()?;
+    ground.db.run("checkpoint")?;
     ground.db.run(&insert_rows(Contestant::Ours.table(), backlog))?;
     ground.rest()?;
     let payloads = ground.db.rows("select payload from lago_push.outbox order by id", &[])?;

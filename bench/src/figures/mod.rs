@@ -18,6 +18,7 @@ use std::time::Instant;
 use std::{env, thread};
 
 use crate::failure::{Doing, Failure, Outcome};
+use crate::text::grouped;
 use ground::Ground;
 use report::Findings;
 
@@ -27,7 +28,9 @@ pub struct Effort {
     name: &'static str,
     rounds: usize,
     bulk_rows: usize,
-    single_seconds: u32,
+    /// Of one second for each contestant: many short ones, because rates on a machine that does other things
+    /// besides differ more from minute to minute than from second to second.
+    single_rounds: usize,
     backlog: usize,
     lone_commits: usize,
 }
@@ -45,7 +48,7 @@ impl Effort {
         name: "quick",
         rounds: 5,
         bulk_rows: 100_000,
-        single_seconds: 3,
+        single_rounds: 15,
         backlog: 100_000,
         lone_commits: 200,
     };
@@ -53,23 +56,32 @@ impl Effort {
         name: "full",
         rounds: 9,
         bulk_rows: 300_000,
-        single_seconds: 6,
+        single_rounds: 40,
         backlog: 300_000,
         lone_commits: 1000,
     };
 }
 
-type Part = (&'static str, fn(&mut Ground, &Effort) -> Outcome<Findings>);
+struct Part {
+    name: &'static str,
+    what: &'static str,
+    measure: fn(&mut Ground, &Effort) -> Outcome<Findings>,
+}
 
 const PARTS: [Part; 4] = [
-    ("bulk capture", bulk::measure),
-    ("single-row transactions", single::measure),
-    ("draining a backlog", drain::measure),
-    ("lone commits", lone::measure),
+    Part { name: "bulk", what: "bulk inserts", measure: bulk::measure },
+    Part { name: "single", what: "single-row transactions", measure: single::measure },
+    Part { name: "drain", what: "draining a backlog", measure: drain::measure },
+    Part { name: "lone", what: "lone commits", measure: lone::measure },
 ];
 
-/// Measures everything, prints it and writes it to bench/results.
-pub fn run() -> Outcome<()> {
+/// Measures the parts with these names, or all if there are none, and prints the figures. A run of everything
+/// is also written to bench/results.
+pub fn run(names: &[String]) -> Outcome<()> {
+    if let Some(name) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
+        let parts = PARTS.map(|part| part.name).join(", ");
+        return Err(Failure::new(format!("there is no part {name:?}; the parts are {parts}")));
+    }
     let effort = Effort::from_environment();
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: its figures say little. `make bench` makes a release build.");
@@ -77,15 +89,12 @@ pub fn run() -> Outcome<()> {
     let busy = load();
     let mut ground = Ground::prepare()?;
     let mut findings = Findings::default();
-    for (what, measure) in PARTS {
-        eprint!("{what} … ");
+    for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
+        eprint!("{} … ", part.what);
         let start = Instant::now();
-        let found = measure(&mut ground, &effort);
+        let found = (part.measure)(&mut ground, &effort);
         eprintln!("{:.0} s", start.elapsed().as_secs_f64());
-        let log = |failure| {
-            Failure::new(format!("{failure}\n\nThe server's log ends:\n{}", ground.cluster.log_tail(None)))
-        };
-        findings.extend(found.map_err(log)?);
+        findings.extend(found.map_err(|failure| with_log(&failure, &ground))?);
     }
     let text = format!(
         "# Figures\n\n{}\n{}\nBehind them:\n\n{}",
@@ -94,10 +103,17 @@ pub fn run() -> Outcome<()> {
         findings.measurements_table()
     );
     println!("\n{text}");
+    if !names.is_empty() {
+        return Ok(());
+    }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/latest.md");
     fs::write(&file, &text).doing("write bench/results/latest.md")?;
     println!("Written to bench/results/latest.md. What each means: bench/README.md.");
     Ok(())
+}
+
+fn with_log(failure: &Failure, ground: &Ground) -> Failure {
+    Failure::new(format!("{failure}\n\nThe server's log ends:\n{}", ground.cluster.log_tail(None)))
 }
 
 fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<String> {
@@ -109,14 +125,14 @@ fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<St
     let processors = thread::available_parallelism().map_or(0, std::num::NonZero::get);
     Ok(format!(
         "{date}, PostgreSQL {server}, lago_push {extension}, {processors} processors shared by server, worker,\n\
-         stand-in and load generator; load average at the start {busy}. A {} run: {} rounds,\n\
-         {} rows in bulk, {} s of single rows, a backlog of {}, {} lone commits.\n",
+         stand-in and load generator; load average at the start {busy}. A {} run: {} rounds ({} of single\n\
+         rows), {} rows in bulk, a backlog of {}, {} lone commits.\n",
         effort.name,
         effort.rounds,
-        effort.bulk_rows,
-        effort.single_seconds,
-        effort.backlog,
-        effort.lone_commits
+        effort.single_rounds,
+        grouped(effort.bulk_rows),
+        grouped(effort.backlog),
+        grouped(effort.lone_commits)
     ))
 }
 

@@ -38,10 +38,10 @@ struct Round {
 pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
     ground.db.run(&format!("alter database {DATABASE} set synchronous_commit = off"))?;
     let mut rounds = Vec::new();
-    for number in 0..effort.rounds {
+    for number in 0..effort.single_rounds {
         let mut round = Round::default();
         for runner in rotated(&RUNNERS, number) {
-            let per_second = run(ground, runner, effort.single_seconds)?;
+            let per_second = run(ground, runner)?;
             *match runner {
                 Runner::Captured(Contestant::Plain) => &mut round.plain,
                 Runner::Captured(Contestant::Peer) => &mut round.peer,
@@ -56,7 +56,7 @@ pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
     Ok(findings(&rounds))
 }
 
-fn run(ground: &mut Ground, runner: Runner, seconds: u32) -> Outcome<f64> {
+fn run(ground: &mut Ground, runner: Runner) -> Outcome<f64> {
     let contestant = match runner {
         Runner::Captured(contestant) => contestant,
         Runner::Delivered => Contestant::Ours,
@@ -66,8 +66,8 @@ fn run(ground: &mut Ground, runner: Runner, seconds: u32) -> Outcome<f64> {
     let statement =
         format!("insert into {} (subscription, amount) values ('sub_1', 12.50);\n", contestant.table());
     fs::write(&script, statement).doing("write pgbench's script")?;
-    let (script, seconds) = (script.display().to_string(), seconds.to_string());
-    let arguments = ["-n", "-c", "2", "-j", "2", "-M", "prepared", "-T", &seconds, "-f", &script];
+    let script = script.display().to_string();
+    let arguments = ["-n", "-c", "2", "-j", "2", "-M", "prepared", "-T", "1", "-f", &script];
     if runner == Runner::Delivered {
         ground.release()?;
     }

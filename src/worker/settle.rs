@@ -1,0 +1,140 @@
+//! Settle: from replies to what is written down.
+//!
+//! Last of the worker's three steps. All replies that have come are judged, and one short transaction
+//! deletes what has left the outbox, keeps what died, and counts both.
+
+use super::{Failure, Worker, widen};
+use crate::backoff;
+use crate::lane::{Company, Lane, Message};
+use crate::outbox::{self, Again, Dead, Settlement};
+use crate::pg::xact;
+use crate::sender::Done;
+use crate::shared;
+use crate::verdict::{Condition, Fate, Outcome, Verdict, judge};
+use std::time::Instant;
+
+/// A reply kept with a dead letter is cut to this: enough for any error Lago explains.
+const MOST_KEPT_REPLY: usize = 16 * 1024;
+
+impl Worker {
+    /// Judges all replies that have come, and writes down in one transaction what follows.
+    pub(super) fn settle_done(&mut self) -> Result<(), Failure> {
+        let mut settlement = Settlement::default();
+        let mut touched = Vec::new();
+        while let Some(done) = self.senders.take_done() {
+            touched.push(done.lane);
+            self.apply(done, &mut settlement);
+        }
+        for id in touched {
+            shared::publish_in_flight(id, self.lanes.get(&id).map_or(0, Lane::in_flight));
+        }
+        if settlement.is_empty() {
+            return Ok(());
+        }
+        self.set_busy("settling");
+        self.speed.count(settlement.gone.len(), Instant::now());
+        xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+        Ok(())
+    }
+
+    fn apply(&mut self, done: Done, settlement: &mut Settlement) {
+        let now = Instant::now();
+        let Verdict { fates, condition } = {
+            let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
+            judge(&done.outcome, &sent)
+        };
+        let Some(lane) = self.lanes.get_mut(&done.lane) else {
+            for message in &done.messages {
+                self.known.remove(&message.id);
+            }
+            return;
+        };
+        lane.returned();
+        let pause = lane.observe(&condition, now, &mut self.dice);
+        let health = settlement.health.entry(done.lane).or_default();
+        health.requests += 1;
+        if let Outcome::Reply(reply) = &done.outcome {
+            health.last_status = Some(reply.status);
+        }
+        let why = match condition {
+            Condition::Well => None,
+            Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why),
+        };
+        if why.is_some() {
+            health.failures += 1;
+            health.last_error.clone_from(&why);
+        }
+        health.pause = pause.or(health.pause);
+        let throw = self.dice.throw();
+        // In reverse, because what goes again goes to the front.
+        let open: Vec<bool> = done.messages.iter().map(|message| self.is_open(message.sync)).collect();
+        let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
+        for ((message, fate), open) in done.messages.into_iter().zip(fates).zip(open).rev() {
+            let account = settlement.accounts.entry(message.sync).or_default();
+            match fate {
+                Fate::Delivered | Fate::Duplicate => {
+                    account.delivered += 1;
+                    account.duplicate += i64::from(fate == Fate::Duplicate);
+                    self.known.remove(&message.id);
+                    lane.settled(message.payload.len());
+                    leave(&message, settlement);
+                }
+                Fate::Rejected { reason } => {
+                    account.rejected += 1;
+                    account.last_error = Some(reason.clone());
+                    self.known.remove(&message.id);
+                    lane.settled(message.payload.len());
+                    let (reply_status, reply) = kept_reply(&done.outcome);
+                    settlement.dead.push(Dead {
+                        id: message.id,
+                        attempts: message.attempts + 1,
+                        reason,
+                        reply_status,
+                        reply,
+                    });
+                    leave(&message, settlement);
+                }
+                _ if !open => {
+                    // Paused or dropped while under way.
+                    self.known.remove(&message.id);
+                    lane.settled(message.payload.len());
+                    widen(&mut self.paused, message.sync, message.id);
+                }
+                Fate::Resend => lane.resend(message, now),
+                Fate::ResendAlone => lane.resend(Message { company: Company::Alone, ..message }, now),
+                Fate::Return => {
+                    account.last_error.clone_from(&why);
+                    lane.resend(message, now);
+                }
+                Fate::Retry { reason } => {
+                    let wait = backoff::wait(message.attempts + 1, throw);
+                    account.last_error = Some(reason.clone());
+                    settlement.retries.push(Again {
+                        id: message.id,
+                        attempts: message.attempts + 1,
+                        wait,
+                        why: reason,
+                    });
+                    lane.retry(message, now, wait);
+                }
+            }
+        }
+    }
+}
+
+fn leave(message: &Message, settlement: &mut Settlement) {
+    settlement.gone.push(message.id);
+    if message.attempts > 0 {
+        settlement.gone_after_retry.push(message.id);
+    }
+}
+
+fn kept_reply(outcome: &Outcome) -> (Option<u16>, Option<String>) {
+    match outcome {
+        Outcome::Reply(reply) => {
+            let body = &reply.body[..reply.body.len().min(MOST_KEPT_REPLY)];
+            (Some(reply.status), Some(String::from_utf8_lossy(body).into_owned()))
+        }
+        Outcome::Failed(_) => (None, None),
+    }
+}

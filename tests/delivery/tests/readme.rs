@@ -1,0 +1,494 @@
+//! README.md, tried out: its SQL runs and shows what the page shows, its commands exist, and whatever an
+//! operator can meet (settings, functions, views, sentences) has its place in it.
+//!
+//! The SQL blocks run in order, each in a psql of its own, in one database with a real worker and a fake Lago.
+//! A `text` block is the end of what psql says to the SQL block before it. Compared is the text without what
+//! differs from run to run; [`normal`] says what that is.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use delivery::cluster::{Cluster, Options};
+use delivery::scene::Scene;
+use delivery::wait::{PATIENCE, wait_until};
+use fake_lago::{Metric, Store, Subscription};
+
+/// What the README writes where a reader has something of their own.
+const URL: &str = "https://api.getlago.com/api/v1";
+const API_KEY: &str = "YOUR-API-KEY";
+const DATABASE: &str = "app";
+
+/// Commands of the README that no test can run, and why.
+const NOT_RUN: [(&str, &str); 1] =
+    [("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone")];
+
+/// String literals of the sources below that read like sentences and are none an operator sees.
+const NO_SENTENCES: [(&str, &str); 2] =
+    [("Bearer {key}", "a header"), ("lago_push sender", "the name of a thread")];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("cannot read {path}: {e}"))
+}
+
+fn readme() -> String {
+    read("README.md")
+}
+
+/// A fenced block of the page.
+struct Block {
+    language: String,
+    text: String,
+    /// Where it begins in the README, from 1.
+    line: usize,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in page.lines().enumerate() {
+        match line.strip_prefix("```") {
+            Some(_) if open => open = false,
+            Some(language) => {
+                open = true;
+                blocks.push(Block { language: language.into(), text: String::new(), line: number + 1 });
+            }
+            None if open => {
+                if let Some(block) = blocks.last_mut() {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+            }
+            None => {}
+        }
+    }
+    assert!(!open, "a block of the README is not closed");
+    blocks
+}
+
+/// The part of the page under a heading, up to the next one of the same or a higher rank.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let from = page.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}")) + 1;
+    let rank = heading.len() - heading.trim_start_matches('#').len();
+    let after = from + heading.len();
+    let to = (1..=rank).filter_map(|rank| page[after..].find(&format!("\n{} ", "#".repeat(rank)))).min();
+    &page[from..to.map_or(page.len(), |to| after + to)]
+}
+
+/// The cells of the table row of `part` whose first cell is the code `name`.
+fn row(part: &str, name: &str) -> Option<Vec<String>> {
+    let rows = part.lines().filter(|line| line.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).find(|cells: &Vec<String>| cells[0] == format!("`{name}`"))
+}
+
+/// Text as it is compared: points in time and lengths of time have become words, the numbers that depend on
+/// speed (`pid`, `requests`, `messages_per_second`) too, and runs of blanks and of dashes, whose length follows
+/// from what was replaced, are one blank and one dash.
+fn normal(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let mut kept = String::new();
+        let mut rest = line.trim_end();
+        while let Some(next) = rest.chars().next() {
+            if let Some(after) = after(rest, "dddd-dd-dd dd:dd:dd").map(|rest| after_fraction(rest, "+00")) {
+                kept.push_str("<time>");
+                rest = after;
+            } else if let Some(after) = after(rest, "dd:dd:dd").filter(|_| !kept.ends_with('T')) {
+                kept.push_str("<duration>");
+                rest = after_fraction(after, "");
+            } else {
+                if !matches!(next, ' ' | '-') || !kept.ends_with(next) {
+                    kept.push(next);
+                }
+                rest = &rest[next.len_utf8()..];
+            }
+        }
+        for name in ["pid", "requests", "messages_per_second"] {
+            if kept.strip_prefix(name).is_some_and(|rest| rest.starts_with(" | ")) {
+                kept = format!("{name} | <number>");
+            }
+        }
+        out.push_str(kept.trim_end());
+        out.push('\n');
+    }
+    out.trim().into()
+}
+
+/// What follows in `text` after something of the shape `pattern`, in which `d` is a digit.
+fn after<'a>(text: &'a str, pattern: &str) -> Option<&'a str> {
+    let fits = |(is, shape): (u8, u8)| if shape == b'd' { is.is_ascii_digit() } else { is == shape };
+    let whole = text.len() >= pattern.len() && text.bytes().zip(pattern.bytes()).all(fits);
+    whole.then(|| &text[pattern.len()..])
+}
+
+fn after_fraction<'a>(text: &'a str, zone: &str) -> &'a str {
+    let text =
+        text.strip_prefix('.').map_or(text, |digits| digits.trim_start_matches(|c: char| c.is_ascii_digit()));
+    text.strip_prefix(zone).unwrap_or(text)
+}
+
+/// What psql says to a block.
+fn psql(scene: &Scene, sql: &str) -> String {
+    let sql = sql.replace(URL, &scene.lago.url()).replace(API_KEY, &scene.api_key());
+    let mut psql = scene.cluster.program("psql");
+    psql.args(["-X", "-q", "-v", "SHOW_CONTEXT=never", "-f", "-", "-d", &scene.database]);
+    let psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut psql = psql.unwrap_or_else(|e| panic!("psql does not run: {e}"));
+    psql.stdin.take().expect("its input is a pipe").write_all(sql.as_bytes()).expect("psql reads");
+    let out = psql.wait_with_output().expect("psql ends");
+    let said = [out.stdout, out.stderr].concat();
+    let said =
+        String::from_utf8_lossy(&said).replace(&scene.lago.url(), URL).replace(&scene.database, DATABASE);
+    let without_place =
+        |line: &str| match line.strip_prefix("psql:<stdin>:").and_then(|rest| rest.split_once(": ")) {
+            Some((_, rest)) => format!("{rest}\n"),
+            None => format!("{line}\n"),
+        };
+    said.lines().map(without_place).collect()
+}
+
+/// Between two blocks a person reads; nothing the worker has to do takes that long.
+fn wait_for_the_worker_to_rest(scene: &Scene) {
+    if scene.value::<bool>("select to_regclass('lago_push.workers') is not null") {
+        wait_until("the worker is at rest", PATIENCE, || {
+            scene.value::<bool>("select not exists (select from lago_push.workers where state = 'working')")
+        });
+    }
+}
+
+#[test]
+fn every_sql_block_runs_and_shows_what_the_page_shows() {
+    let scene = Scene::without_extension(Cluster::start(&Options::default()), Store::Postgres, "");
+    scene.lago.define_subscription(Subscription::always("sub_acme", "acme"));
+    for (metric, property) in [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb")] {
+        scene.lago.define_metric(Metric::sum(metric, property));
+    }
+    let billed =
+        |metric: &str| scene.lago.bill().line("sub_acme", metric).map(|line| (line.events, line.sum.clone()));
+
+    let blocks = blocks(&readme());
+    let (mut run, mut compared, mut failed_on_purpose) = (0, 0, 0);
+    for (number, block) in blocks.iter().enumerate() {
+        if block.language != "sql" {
+            continue;
+        }
+        let expected =
+            blocks.get(number + 1).filter(|next| next.language == "text").map(|next| normal(&next.text));
+        let said = psql(&scene, &block.text);
+        let error = said.contains("ERROR:");
+        assert_eq!(
+            error,
+            expected.as_ref().is_some_and(|text| text.contains("ERROR:")),
+            "README.md line {}: {said}",
+            block.line
+        );
+        if let Some(expected) = expected {
+            let said_normally = normal(&said);
+            assert!(
+                said_normally.ends_with(&expected),
+                "README.md line {}: psql says\n\n{said}\nwhich, normalized, is\n\n{said_normally}\n\nand does not end with\n\n{expected}\n",
+                block.line
+            );
+            compared += 1;
+        }
+        run += 1;
+        failed_on_purpose += usize::from(error);
+        wait_for_the_worker_to_rest(&scene);
+        if block.text.contains("(2, 'sub_acme', 820.5)") {
+            assert_eq!(billed("api_calls"), Some((2, Some("2320.5".into()))), "the sum the page names");
+        }
+    }
+    assert!(run >= 23, "only {run} SQL blocks were found");
+    assert!(compared >= 12, "only {compared} blocks with output were found");
+    assert!(failed_on_purpose >= 2, "only {failed_on_purpose} blocks with an error were found");
+    assert_eq!(billed("api_calls"), Some((4, Some("2396.5".into()))));
+    assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
+    let bill = scene.lago.bill();
+    assert!(bill.never_billed.is_empty() && bill.billed_twice.is_empty(), "{bill:?}");
+}
+
+#[test]
+fn every_block_is_of_a_known_kind_and_every_output_follows_its_sql() {
+    let blocks = blocks(&readme());
+    for (number, block) in blocks.iter().enumerate() {
+        let known = ["sql", "text", "sh", "ini", ""].contains(&block.language.as_str());
+        assert!(known, "README.md line {}: a block of the kind {}", block.line, block.language);
+        let follows_sql = number > 0 && blocks[number - 1].language == "sql";
+        assert!(block.language != "text" || follows_sql, "README.md line {}: output of nothing", block.line);
+    }
+}
+
+fn make_targets() -> BTreeSet<String> {
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let makefile = read("Makefile");
+    let heads = makefile.lines().filter_map(|line| line.split_once(':')).map(|(head, _)| head);
+    heads.filter(|head| is_name(head)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_exists() {
+    let (page, targets, makefile) = (readme(), make_targets(), read("Makefile"));
+    assert!(targets.contains("demo"), "{targets:?}");
+    let check_make = |command: &str| {
+        let mut words = command.split_whitespace().skip_while(|word| *word != "make").skip(1);
+        if let Some(target) = words.next() {
+            assert!(targets.contains(target), "make knows no {target}: {command}");
+        }
+        for (variable, _) in words.filter_map(|word| word.split_once('=')) {
+            assert!(makefile.contains(variable), "the Makefile knows no {variable}: {command}");
+        }
+    };
+    let mut commands = 0;
+    for block in blocks(&page).iter().filter(|block| block.language == "sh") {
+        for command in block.text.lines().filter(|line| !line.is_empty()) {
+            commands += 1;
+            if command.starts_with("make ") {
+                check_make(command);
+            } else {
+                let listed = NOT_RUN.iter().any(|(listed, _)| *listed == command);
+                assert!(listed, "{command} is neither run nor on the list of what cannot be");
+            }
+        }
+    }
+    assert!(commands >= 4, "only {commands} commands were found");
+    // And those in running text.
+    let inline: Vec<&str> =
+        page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("make ")).collect();
+    assert!(inline.len() >= 3, "{inline:?}");
+    inline.into_iter().for_each(check_make);
+}
+
+#[test]
+fn every_line_for_the_configuration_file_is_one_the_server_knows() {
+    let cluster = Cluster::start(&Options::default());
+    let mut lines = 0;
+    for block in blocks(&readme()).iter().filter(|block| block.language == "ini") {
+        for line in block.text.lines() {
+            let (name, value) = line.split_once(" = ").unwrap_or_else(|| panic!("no setting: {line}"));
+            let set = cluster.psql("postgres", &format!("show {name}"));
+            assert_eq!(format!("'{}'", set.trim()), value, "the test's server runs with another {name}");
+            lines += 1;
+        }
+    }
+    assert!(lines >= 1);
+}
+
+#[test]
+fn every_setting_is_described_as_it_is() {
+    let page = readme();
+    let described = section(&page, "## Settings");
+    let cluster = Cluster::start(&Options::default());
+    let sql = "select name, boot_val, unit, min_val, max_val from pg_settings where name like 'lago_push.%'";
+    let settings = cluster.connect("postgres").query(sql, &[]).unwrap();
+    let in_source = read("src/settings.rs").matches("c\"lago_push.").count();
+    assert_eq!(settings.len(), in_source, "settings of the server and of the source");
+    for setting in settings {
+        let text = |n: usize| setting.get::<_, &str>(n);
+        let unit = match text(2) {
+            "s" => "seconds",
+            other => other,
+        };
+        let cells = row(described, text(0)).unwrap_or_else(|| panic!("{} is not described", text(0)));
+        assert_eq!(cells[1..4], [text(1), unit, &format!("{} to {}", text(3), text(4))], "{}", text(0));
+    }
+}
+
+#[test]
+fn every_function_and_every_parameter_is_described_as_it_is() {
+    let page = readme();
+    let scene = Scene::new();
+    let functions = scene.rows(
+        "select p.proname::text, coalesce(p.proargnames, '{}'), pg_get_function_arguments(p.oid)
+           from pg_proc p where p.pronamespace = 'lago_push'::regnamespace and p.proname not like '\\_%'",
+    );
+    assert!(functions.len() >= 13, "only {} functions", functions.len());
+    for function in functions {
+        let (name, parameters, signature): (&str, Vec<String>, &str) =
+            (function.get(0), function.get(1), function.get(2));
+        let part = match name {
+            "create_destination" | "alter_destination" => section(&page, "## Destinations"),
+            "create_sync" => section(&page, "## Syncs"),
+            _ => &page,
+        };
+        assert!(
+            page.contains(&format!("`{name}(")) || page.contains(&format!("`lago_push.{name}(")),
+            "{name}"
+        );
+        let listed = page.lines().find(|line| line.starts_with(&format!("| `{name}("))).unwrap_or_default();
+        for parameter in &parameters {
+            match row(part, parameter).filter(|_| parameters.len() > 2) {
+                Some(cells) if name != "alter_destination" => {
+                    let default = default_of(signature, parameter);
+                    let said = cells[1].replace('`', "");
+                    assert!(default.is_none_or(|default| default == said), "{name}, {parameter}: {said}");
+                }
+                Some(_) => {}
+                None => assert!(
+                    listed.contains(parameter.as_str()),
+                    "{name} has a parameter {parameter}: {listed}"
+                ),
+            }
+        }
+    }
+}
+
+/// The default of a parameter as the page writes it; none if it has none or null.
+fn default_of(signature: &str, parameter: &str) -> Option<String> {
+    let declared = signature.split(", ").find(|part| part.split(' ').next() == Some(parameter))?;
+    let default = declared.split_once(" DEFAULT ")?.1.split("::").next()?.trim_matches('\'');
+    match default {
+        "NULL" => None,
+        "00:00:30" => Some("30 s".into()),
+        other => Some(other.into()),
+    }
+}
+
+#[test]
+fn every_column_of_every_view_is_described() {
+    let page = readme();
+    let columns = Scene::new().rows(
+        "select c.relname::text, a.attname::text
+           from pg_class c join pg_attribute a on a.attrelid = c.oid
+          where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v' and a.attnum > 0",
+    );
+    assert!(columns.len() >= 50, "only {} columns", columns.len());
+    for column in columns {
+        let (view, column): (&str, &str) = (column.get(0), column.get(1));
+        let described = section(&page, &format!("### {view}"));
+        let cells =
+            described.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(1));
+        let mut names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        assert!(names.any(|name| name == column), "{view}.{column} is not described");
+    }
+}
+
+/// The string literals of Rust source, without those of its tests, of bytes and of C.
+fn literals(source: &str) -> Vec<String> {
+    let code = source.split("\n#[cfg(test)]").next().unwrap_or_default();
+    let code: String = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut literals = Vec::new();
+    let mut rest = code.as_str();
+    while let Some(at) = rest.find('"') {
+        let other_kind = rest[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+        let mut literal = String::new();
+        let mut characters = rest[at + 1..].char_indices();
+        let end = loop {
+            match characters.next() {
+                Some((_, '\\')) => literal.extend(characters.next().map(|(_, escaped)| escaped)),
+                Some((end, '"')) => break end,
+                Some((_, other)) => literal.push(other),
+                None => panic!("a literal is not closed: {literal}"),
+            }
+        };
+        if !other_kind {
+            literals.push(literal);
+        }
+        rest = &rest[at + 1 + end + 1..];
+    }
+    literals
+}
+
+/// What a format string says between its values.
+fn fixed_parts(format: &str) -> Vec<String> {
+    let parts = format
+        .split('{')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('}').map_or("", |(_, rest)| rest) });
+    parts.map(|part| part.trim().to_owned()).filter(|part| part.chars().any(char::is_alphabetic)).collect()
+}
+
+#[test]
+fn every_sentence_an_operator_can_meet_has_its_row() {
+    let page = readme();
+    let table = section(&page, "## If you see this, do that");
+    let mut sentences: Vec<(String, String)> = Vec::new();
+    // Verdicts, transport errors, and the reasons why a row is not rendered.
+    for file in ["src/verdict.rs", "src/sender.rs", "src/render.rs", "src/sync.rs"] {
+        let found = literals(&read(file)).into_iter().filter(|literal| literal.trim().contains(' '));
+        let found: Vec<_> =
+            found.filter(|literal| NO_SENTENCES.iter().all(|(none, _)| none != literal)).collect();
+        assert!(found.len() >= 3, "{file}: only {found:?}");
+        sentences.extend(found.into_iter().map(|sentence| (file.to_owned(), sentence)));
+    }
+    // What the launcher and the workers log.
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let file = format!("src/{}", entry.unwrap().file_name().display());
+        if !file.ends_with(".rs") {
+            continue;
+        }
+        let source = read(&file);
+        for call in ["pgrx::warning!(", "pgrx::log!(", "pgrx::error!("] {
+            for after in source.split(call).skip(1) {
+                let line = after.split(");").next().unwrap_or_default();
+                sentences.extend(literals(line).into_iter().take(1).map(|sentence| (file.clone(), sentence)));
+            }
+        }
+    }
+    assert!(sentences.len() >= 35, "only {} sentences were found", sentences.len());
+    let missing: Vec<String> = sentences
+        .iter()
+        .flat_map(|(file, sentence)| fixed_parts(sentence).into_iter().map(move |part| (file, part)))
+        .filter(|(_, part)| !table.contains(part.as_str()))
+        .map(|(file, part)| format!("{file}: {part}"))
+        .collect();
+    assert!(missing.is_empty(), "not in \"If you see this, do that\":\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_state_has_its_row() {
+    let page = readme();
+    let table = section(&page, "### States");
+    let quoted =
+        |line: &str| -> Vec<String> { line.split('\'').skip(1).step_by(2).map(str::to_owned).collect() };
+    let tables = read("sql/tables.sql");
+    let of_syncs = tables
+        .lines()
+        .find(|line| line.contains("constraint state_is_known"))
+        .map(quoted)
+        .unwrap_or_default();
+    let views = read("sql/views.sql");
+    let of_destinations =
+        views.split("select d.name").nth(1).and_then(|view| view.split(" as state").next()).map(quoted);
+    let states = of_syncs.into_iter().chain(of_destinations.unwrap_or_default());
+    let states: Vec<String> = states.chain(["working", "idle", "asleep"].map(str::to_owned)).collect();
+    assert!(states.len() >= 9, "{states:?}");
+    for state in states {
+        assert!(table.contains(&format!("`{}", state.trim_end())), "no row for the state {state}");
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let page = readme();
+    let outside_blocks: String = page.split("```").step_by(2).collect();
+    let slug = |heading: &str| -> String {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    let headings: BTreeSet<String> =
+        outside_blocks.lines().filter(|line| line.starts_with('#')).map(slug).collect();
+    let targets =
+        outside_blocks.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let mut links = 0;
+    for target in targets.filter(|target| !target.starts_with("https://")) {
+        links += 1;
+        match target.strip_prefix('#') {
+            Some(anchor) => assert!(headings.contains(anchor), "no heading #{anchor}"),
+            None => assert!(root().join(target).exists(), "no file {target}"),
+        }
+    }
+    assert!(links >= 20, "only {links} links");
+}
