@@ -147,7 +147,15 @@ impl Slot {
     /// Has the worker read destinations and syncs anew. Cannot fail.
     pub fn redefine(&self) {
         self.redefined.store(true, SeqCst);
-        self.wake();
+        self.wanted.store(true, SeqCst);
+        // Not by `wake`: a worker that has no use for more messages leaves `wanted` set.
+        if !wake_place(&self.worker) {
+            wake_launcher();
+        }
+    }
+
+    pub fn is_redefined(&self) -> bool {
+        self.redefined.load(SeqCst)
     }
 
     pub fn take_redefined(&self) -> bool {

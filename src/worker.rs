@@ -30,6 +30,10 @@ use std::time::{Duration, Instant};
 
 pub const PROCESS_TYPE: &str = "lago_push worker";
 
+/// How long a busy worker leaves new messages to gather before it looks again: well below the time
+/// in which a batch that is not full goes out anyway.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+
 thread_local! {
     /// The slot to leave when this process ends.
     static OWN_SLOT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
@@ -100,6 +104,8 @@ struct Worker {
     cursor: Cursor,
     /// The outbox may hold more behind the cursor than was read.
     more: bool,
+    /// When the outbox was last read.
+    looked_at: Option<Instant>,
     /// Ids held in any lane.
     known: HashSet<i64>,
     /// Ids the cursor passed because their sync is paused, or not known yet.
@@ -122,6 +128,7 @@ impl Worker {
             transports: BTreeMap::new(),
             cursor: Cursor::default(),
             more: true,
+            looked_at: None,
             known: HashSet::new(),
             paused: BTreeMap::new(),
             strangers: BTreeSet::new(),
@@ -138,13 +145,19 @@ impl Worker {
             if self.slot.keep_out_microseconds() > 0 {
                 return Ok(());
             }
-            news |= self.slot.take_wanted();
-            if news || self.wants_to_read() {
+            // While it is left set, commits set no latch: neither when nothing can be delivered, nor
+            // between two looks at an outbox that is being written to all the time.
+            let look_at = self.next_look();
+            if self.can_deliver() && look_at.is_none() {
+                news |= self.slot.take_wanted();
+            }
+            if news || self.wants_to_read() || self.slot.is_redefined() {
                 self.set_busy("reading the outbox");
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(());
                 }
                 news = false;
+                self.looked_at = Some(Instant::now());
             }
             self.settle_done()?;
             let due = self.dispatch();
@@ -163,7 +176,8 @@ impl Worker {
             }
             first_round = false;
             let now = Instant::now();
-            let timeout = match due {
+            let look_at = self.next_look().filter(|_| self.slot.is_wanted());
+            let timeout = match due.into_iter().chain(look_at).min() {
                 Some(due) => Some(due.saturating_duration_since(now)),
                 None if at_rest => Some(settings::idle_timeout()),
                 None => None,
@@ -180,10 +194,31 @@ impl Worker {
                 return Ok(());
             }
             let rested = at_rest && due.is_none() && now.elapsed() >= settings::idle_timeout();
-            if rested && !self.slot.is_wanted() {
+            if rested && !self.can_deliver() {
+                // What waits here waits for an operator, who sets the other flag.
+                self.slot.take_wanted();
+            }
+            if rested && !self.slot.is_wanted() && !self.slot.is_redefined() {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether any destination takes deliveries.
+    fn can_deliver(&self) -> bool {
+        self.directory.as_ref().is_none_or(|directory| {
+            directory.destinations.values().any(|destination| destination.gate == Gate::Open)
+        })
+    }
+
+    /// The next moment to look for new messages, if that is not now. An idle worker looks at once; one
+    /// that has requests under way looks now and then, since what it finds would wait for company
+    /// anyway, and every look costs the writers' machine a snapshot and two switches of process.
+    fn next_look(&self) -> Option<Instant> {
+        if self.in_flight() == 0 {
+            return None;
+        }
+        self.looked_at.map(|looked_at| looked_at + LOOK_PAUSE).filter(|look_at| *look_at > Instant::now())
     }
 
     fn set_busy(&self, what: &str) {

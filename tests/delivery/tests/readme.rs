@@ -191,6 +191,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
             block.line
         );
         if let Some(expected) = expected {
+            assert!(!expected.is_empty(), "README.md line {}: the output is empty", block.line);
             let said_normally = normal(&said);
             assert!(
                 said_normally.ends_with(&expected),
