@@ -1,11 +1,14 @@
 //! In-server tests: the SQL surface and capture, seen through SPI, in transactions rolled back after.
+//!
+//! Each file is a chapter; [`stage`] is what they share. pgrx wants every test in a module named
+//! `tests` and puts all of them into one SQL schema, so a test's name must be new in all chapters.
 
-#[pgrx::pg_schema]
-mod tests {
-    use pgrx::prelude::*;
-
-    #[pg_test]
-    fn a_caught_error_is_known_by_its_sqlstate() {
-        assert_eq!(crate::surface::sqlstate_of_a_division_by_zero().as_deref(), Some("22012"));
-    }
-}
+mod capture;
+mod catalog;
+mod dead_letters;
+mod destinations;
+mod privileges;
+mod stage;
+mod syncs;
+mod templates;
+mod triggers;

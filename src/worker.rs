@@ -145,6 +145,7 @@ impl Worker {
             if self.slot.keep_out_microseconds() > 0 {
                 return Ok(());
             }
+            self.settle_done()?;
             // While it is left set, commits set no latch: neither when nothing can be delivered, nor
             // between two looks at an outbox that is being written to all the time.
             let look_at = self.next_look();
@@ -159,9 +160,11 @@ impl Worker {
                 news = false;
                 self.looked_at = Some(Instant::now());
             }
-            self.settle_done()?;
             let due = self.dispatch();
-            if self.wants_to_read() {
+            // A flag left set would not be seen again: nobody sets the latch for it.
+            if self.wants_to_read()
+                || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
+            {
                 if process::wait(Some(Duration::ZERO), None) == Continue::No {
                     return Ok(());
                 }

@@ -1,7 +1,7 @@
 //! The figures, each beside its goal, and the numbers behind them.
 
 use crate::spread::Spread;
-use crate::text::table;
+use crate::text::{grouped, table};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
@@ -26,6 +26,7 @@ pub enum Unit {
     /// One thing divided by another.
     Times,
     Milliseconds,
+    EventsPerSecond,
 }
 
 impl Unit {
@@ -33,6 +34,7 @@ impl Unit {
         match self {
             Self::Times => format!("{value:.2} ×"),
             Self::Milliseconds => format!("{value:.2} ms"),
+            Self::EventsPerSecond => format!("{} /s", grouped(value.round())),
         }
     }
 }
@@ -58,7 +60,10 @@ impl Figure {
             Some(false) => "no",
             None => "",
         };
-        let spread = format!("{min:.2} – {max:.2}");
+        let spread = match self.unit {
+            Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
+            Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
+        };
         let words = [self.what, self.against].map(str::to_owned);
         words.into_iter().chain([self.unit.show(median), spread, goal, reached.to_owned()]).collect()
     }

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 use std::{env, thread};
 
 use fake_lago::{Config, FakeLago};
@@ -70,6 +71,12 @@ impl StandIn {
         let stats: Value = serde_json::from_slice(body).doing("read the stand-in's counters")?;
         let stored = stats.get("stored").and_then(Value::as_u64);
         stored.ok_or_else(|| Failure::new("the stand-in does not say how many events it has"))
+    }
+
+    /// Adds this to every answer from now on.
+    pub fn answer_after(&mut self, latency: Duration) -> Outcome<()> {
+        let body = format!("{{\"ms\":{}}}", latency.as_millis());
+        self.operator.exchange(&raw::request("POST", "/_fake/latency", API_KEY, &body)).map(drop)
     }
 
     /// Forgets all events, so that the same ones are new to it again.

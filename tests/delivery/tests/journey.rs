@@ -406,3 +406,15 @@ fn status_counts_what_happened() {
     assert_eq!((status.pending, status.retrying, status.delivered, status.dead), (0, 0, 120, 0));
     assert_eq!(status.last_error, None);
 }
+
+#[test]
+fn a_commit_while_a_reply_is_on_its_way_is_not_left_behind() {
+    let scene = billed_scene();
+    let mut db = scene.db();
+    for round in 1..=300 {
+        // The second commit comes while the worker, busy with the first, is not looking.
+        db.batch_execute(&insert_rows("usage", 1)).unwrap();
+        db.batch_execute(&insert_rows("usage", 1)).unwrap();
+        wait_until("both have arrived", PATIENCE, || scene.lago.stored_count() == round * 2);
+    }
+}

@@ -1,0 +1,319 @@
+//! The catalog: exactly what is published is there, each with its comment, its rights and its place in dumps.
+
+#[pgrx::pg_schema]
+mod tests {
+    use crate::tests::stage::{self, text, texts};
+    use pgrx::prelude::*;
+
+    const NOTHING: [&str; 0] = [];
+
+    /// What belongs to the extension, these tests aside.
+    const OBJECTS: &str = "
+        (select o.type, replace(o.identity, 'pg_catalog.', '') as identity, o.schema, d.classid, d.objid
+           from pg_depend d
+           join pg_extension e on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and e.extname = 'lago_push'
+          cross join pg_identify_object(d.classid, d.objid, 0) o
+          where d.deptype = 'e' and coalesce(o.schema, o.name) <> 'tests')";
+
+    #[pg_test]
+    fn the_extension_consists_of_what_is_listed_here() {
+        // What people type, and its signature, is a contract; what begins with an underscore is not, but
+        // must not appear unnoticed either.
+        const LISTED: &[&str] = &[
+            "function lago_push._as_caller(text)",
+            "function lago_push._caller()",
+            "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean)",
+            "function lago_push._check_proxy(text)",
+            "function lago_push._check_source(regclass)",
+            "function lago_push._check_template(bytea,oid,text,text[])",
+            "function lago_push._check_url(text,boolean)",
+            "function lago_push._destination_id(text)",
+            "function lago_push._endpoints()",
+            "function lago_push._execute_as_caller(bytea)",
+            "function lago_push._has_captured()",
+            "function lago_push._hide_statement(text)",
+            "function lago_push._in_flight()",
+            "function lago_push._store_api_key(integer,text)",
+            "function lago_push._sync(text)",
+            "function lago_push._sync_named(text)",
+            "function lago_push._triggers(text)",
+            "function lago_push._wake()",
+            "function lago_push._workers()",
+            "function lago_push.activate(text)",
+            "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.capture()",
+            "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.create_sync(text,regclass,text,text,text,text[],name[],text,integer,text)",
+            "function lago_push.drop_destination(text)",
+            "function lago_push.drop_sync(text,boolean)",
+            "function lago_push.flush(text,interval)",
+            "function lago_push.hold(text)",
+            "function lago_push.pause(text)",
+            "function lago_push.release(text)",
+            "function lago_push.resume(text)",
+            "function lago_push.set_api_key(text,text)",
+            "sequence lago_push.destination_id_seq",
+            "sequence lago_push.message_id",
+            "sequence lago_push.sync_id_seq",
+            "table lago_push.account",
+            "table lago_push.api_key",
+            "table lago_push.dead_letter",
+            "table lago_push.destination",
+            "table lago_push.destination_health",
+            "table lago_push.message",
+            "table lago_push.retry",
+            "table lago_push.sync",
+            "view lago_push.dead_letters",
+            "view lago_push.destinations",
+            "view lago_push.endpoints",
+            "view lago_push.outbox",
+            "view lago_push.status",
+            "view lago_push.workers",
+        ];
+        let found = texts(&format!("select o.type || ' ' || o.identity from {OBJECTS} o"));
+        let unlisted: Vec<_> = found.iter().filter(|object| !LISTED.contains(&object.as_str())).collect();
+        let missing: Vec<_> =
+            LISTED.iter().filter(|listed| !found.iter().any(|object| object == *listed)).collect();
+        assert!(unlisted.is_empty() && missing.is_empty(), "unlisted: {unlisted:?}, missing: {missing:?}");
+    }
+
+    #[pg_test]
+    fn nothing_in_the_schema_belongs_to_somebody_else() {
+        let strays = texts(&format!(
+            "select c.oid::regclass::text from pg_class c
+              where c.relnamespace = 'lago_push'::regnamespace and c.relkind not in ('i', 't')
+                and c.oid not in (select o.objid from {OBJECTS} o where o.classid = 'pg_class'::regclass)
+             union all
+             select p.oid::regprocedure::text from pg_proc p
+              where p.pronamespace = 'lago_push'::regnamespace
+                and p.oid not in (select o.objid from {OBJECTS} o where o.classid = 'pg_proc'::regclass)"
+        ));
+        assert_eq!(strays, NOTHING);
+    }
+
+    #[pg_test]
+    fn every_parameter_people_type_keeps_its_name() {
+        let parameters = |function: &str| {
+            text(&format!("select pg_get_function_arguments('lago_push.{function}'::regproc)"))
+        };
+        let destination = "name text, url text, api_key text DEFAULT NULL::text, api_key_file text DEFAULT NULL::text, \
+            headers jsonb DEFAULT '{}'::jsonb, rate_limit numeric DEFAULT NULL::numeric, connections integer DEFAULT 16, \
+            timeout interval DEFAULT '00:00:30'::interval, ca_file text DEFAULT NULL::text, proxy text DEFAULT NULL::text, \
+            allow_http boolean DEFAULT false";
+        let destination = destination.replace(", timeout interval", ", \"timeout\" interval");
+        assert_eq!(
+            parameters("create_destination").replace(", timeout interval", ", \"timeout\" interval"),
+            destination
+        );
+        assert_eq!(
+            parameters("create_sync"),
+            "name text, source regclass, template text, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, \
+             operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, \
+             batch_size integer DEFAULT 100, on_error text DEFAULT 'dead_letter'::text"
+        );
+        for (function, expected) in [
+            ("set_api_key", "destination text, api_key text"),
+            ("hold", "destination text"),
+            ("release", "destination text"),
+            ("drop_destination", "name text"),
+            ("activate", "sync text"),
+            ("pause", "sync text"),
+            ("resume", "sync text"),
+            ("drop_sync", "sync text, discard boolean DEFAULT false"),
+        ] {
+            assert_eq!(parameters(function), expected, "{function}");
+        }
+        let altered = texts(
+            "select unnest(p.proargnames) from pg_proc p where p.oid = 'lago_push.alter_destination'::regproc",
+        );
+        let created = texts(
+            "select unnest(p.proargnames) from pg_proc p where p.oid = 'lago_push.create_destination'::regproc",
+        );
+        assert_eq!(altered, created);
+        let required = text(
+            "select (p.pronargs - p.pronargdefaults)::text from pg_proc p where p.oid = 'lago_push.alter_destination'::regproc",
+        );
+        assert_eq!(required, "1");
+    }
+
+    #[pg_test]
+    fn every_view_has_the_columns_it_promises() {
+        for (view, columns) in [
+            (
+                "status",
+                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at",
+            ),
+            (
+                "destinations",
+                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error",
+            ),
+            ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload"),
+            (
+                "dead_letters",
+                "id sync operation payload source_row reason reply_status reply attempts died_at",
+            ),
+            ("workers", "database pid state started_at last_activity messages_per_second"),
+            ("endpoints", "name method path root required batch idempotent example"),
+        ] {
+            let found = texts(&format!(
+                "select a.attname::text from pg_attribute a
+                  where a.attrelid = 'lago_push.{view}'::regclass and a.attnum > 0 order by a.attnum"
+            ));
+            let promised: Vec<&str> = columns.split(' ').collect();
+            // More may follow; what is there keeps its place.
+            assert_eq!(found[..promised.len()], promised, "{view}");
+        }
+        let type_of = |view: &str, column: &str| {
+            text(&format!(
+                "select format_type(a.atttypid, a.atttypmod) from pg_attribute a
+                  where a.attrelid = 'lago_push.{view}'::regclass and a.attname = '{column}'"
+            ))
+        };
+        for (view, column, promised) in [
+            ("status", "oldest_pending", "interval"),
+            ("status", "pending", "bigint"),
+            ("status", "last_error_at", "timestamp with time zone"),
+            ("dead_letters", "source_row", "jsonb"),
+            ("outbox", "payload", "text"),
+            ("endpoints", "required", "text[]"),
+            ("endpoints", "idempotent", "boolean"),
+        ] {
+            assert_eq!(type_of(view, column), promised, "{view}.{column}");
+        }
+    }
+
+    #[pg_test]
+    fn every_object_has_a_comment() {
+        let silent = texts(&format!(
+            "select o.type || ' ' || o.identity from {OBJECTS} o
+              where coalesce(obj_description(o.objid, (select relname from pg_class where oid = o.classid)), '') = ''
+                and not exists (select from pg_depend i where i.classid = o.classid and i.objid = o.objid and i.deptype = 'i')
+              order by 1"
+        ));
+        assert_eq!(silent, NOTHING);
+    }
+
+    #[pg_test]
+    fn every_column_of_a_view_has_a_comment() {
+        let silent = texts(
+            "select c.relname || '.' || a.attname from pg_class c
+               join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
+              where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v'
+                and coalesce(col_description(c.oid, a.attnum), '') = ''
+              order by c.relname, a.attnum",
+        );
+        assert_eq!(silent, NOTHING);
+    }
+
+    #[pg_test]
+    fn functions_with_their_owners_rights_have_a_search_path_of_their_own() {
+        let loose = texts(
+            "select p.oid::regprocedure::text from pg_proc p
+              where p.pronamespace = 'lago_push'::regnamespace and (p.prosecdef or p.prolang <> (select oid from pg_language where lanname = 'c'))
+                and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)",
+        );
+        assert_eq!(loose, NOTHING);
+        let owners_rights = texts(
+            "select p.proname::text from pg_proc p where p.pronamespace = 'lago_push'::regnamespace and p.prosecdef order by 1",
+        );
+        assert_eq!(
+            owners_rights,
+            [
+                "activate",
+                "alter_destination",
+                "create_destination",
+                "create_sync",
+                "drop_destination",
+                "drop_sync",
+                "flush",
+                "hold",
+                "pause",
+                "release",
+                "resume",
+                "set_api_key"
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn nothing_is_granted_to_anybody_but_the_monitor() {
+        let granted = texts(
+            "select format('%s %s %s', case a.grantee when 0 then 'public' else a.grantee::regrole::text end, a.privilege_type, o.name)
+               from (select 'schema ' || n.nspname, coalesce(n.nspacl, acldefault('n', n.nspowner)), n.nspowner
+                       from pg_namespace n where n.nspname = 'lago_push'
+                     union all
+                     select c.relname, coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's'::\"char\" else 'r' end, c.relowner)), c.relowner
+                       from pg_class c where c.relnamespace = 'lago_push'::regnamespace and c.relkind not in ('i', 't')
+                     union all
+                     select p.proname, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
+                       from pg_proc p where p.pronamespace = 'lago_push'::regnamespace
+                     union all
+                     select c.relname || '.' || t.attname, t.attacl, c.relowner
+                       from pg_class c join pg_attribute t on t.attrelid = c.oid and t.attacl is not null
+                      where c.relnamespace = 'lago_push'::regnamespace) o(name, acl, owner)
+              cross join aclexplode(o.acl) a
+              where a.grantee <> o.owner
+              order by 1",
+        );
+        assert_eq!(
+            granted,
+            [
+                "pg_monitor EXECUTE _endpoints",
+                "pg_monitor EXECUTE _in_flight",
+                "pg_monitor EXECUTE _workers",
+                "pg_monitor SELECT destinations",
+                "pg_monitor SELECT endpoints",
+                "pg_monitor SELECT status",
+                "pg_monitor SELECT workers",
+                "pg_monitor USAGE schema lago_push"
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn a_dump_carries_every_table_but_the_keys() {
+        let dumped = texts(
+            "select c.oid::regclass::text from pg_extension e cross join unnest(e.extconfig) d(id) join pg_class c on c.oid = d.id
+              where e.extname = 'lago_push'",
+        );
+        let kept = texts(
+            "select c.oid::regclass::text from pg_class c where c.relnamespace = 'lago_push'::regnamespace and c.relkind in ('r', 'S')",
+        );
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
+        assert_eq!(
+            sorted(dumped),
+            sorted(kept.into_iter().filter(|name| name != "lago_push.api_key").collect())
+        );
+        assert_eq!(
+            text(
+                "select coalesce(string_agg(c, ''), '') from pg_extension e cross join unnest(e.extcondition) c where e.extname = 'lago_push'"
+            ),
+            "",
+            "whole tables"
+        );
+    }
+
+    #[pg_test]
+    fn constraints_are_named_for_the_rule_they_state() {
+        let nameless = texts(
+            "select c.conname::text from pg_constraint c
+              where c.connamespace = 'lago_push'::regnamespace and c.contype <> 'n'
+                and c.conname ~ '_(pkey|fkey|key|check|excl)[0-9]*$'",
+        );
+        assert_eq!(nameless, NOTHING);
+    }
+
+    #[pg_test]
+    fn the_endpoints_are_those_of_the_catalogue() {
+        stage::set();
+        assert_eq!(
+            texts(
+                "select concat_ws(' ', name, method, path, root, required, batch, idempotent) from lago_push.endpoints"
+            ),
+            ["event POST /events event {transaction_id,external_subscription_id,code,timestamp} 100 t"]
+        );
+    }
+}
