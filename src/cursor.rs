@@ -2,17 +2,35 @@
 //!
 //! Ids are given out before commit, so a message may become visible after messages with higher ids
 //! were delivered. The argument that none is skipped: a writer has its transaction id before it
-//! draws a message id, so when a read sees id 9 but not 8, the writer of 8 either rolled back or is
-//! among the transactions running in the very snapshot of that read. The hole therefore waits for
-//! exactly those transactions and is read again whenever one of them ends; when all have ended,
-//! nothing can fill it any more. Reading twice is harmless, because the worker knows what it holds
-//! and what was settled is deleted.
+//! draws a message id, so when a read sees id 9 but not 8, the writer of 8 has rolled back, or it has
+//! a transaction id already and has not ended in the very snapshot of that read. Such a transaction is
+//! either listed by the snapshot, or it is younger than all transactions that had ended by then: a
+//! snapshot lists none of those ([`Running::unlisted`]). The hole therefore waits for exactly these
+//! and is read again whenever one of them ends; when all have ended, nothing can fill it any more.
+//! Reading twice is harmless, because the worker knows what it holds and what was settled is deleted.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 
-/// A transaction id as snapshots list them. Compared only for equality, so wraparound is harmless.
-pub type Xid = u32;
+/// A transaction id, epoch included, so that it never wraps around.
+pub type Xid = u64;
+
+/// Which transactions had not ended in a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Those it lists.
+    pub listed: Vec<Xid>,
+    /// From here on it lists none, whether they run or have not begun: one past the last to have ended.
+    pub unlisted: Xid,
+    /// The next id to be given out, asked for after the snapshot was taken.
+    pub next: Xid,
+}
+
+impl Running {
+    fn has_ended(&self, xid: Xid) -> bool {
+        xid < self.unlisted && !self.listed.contains(&xid)
+    }
+}
 
 /// Both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +42,35 @@ pub struct Range {
 #[derive(Debug)]
 struct Sighting {
     holes: Vec<Range>,
-    /// Transactions that ran when the holes were seen and have not ended since.
+    /// Transactions that had not ended when the holes were seen, and have not since.
     waiting: Vec<Xid>,
+    /// More of them: ids given out by then to transactions the snapshot did not list.
+    unlisted: std::ops::Range<Xid>,
+}
+
+impl Sighting {
+    /// Drops what has ended; says whether anything had.
+    fn observe(&mut self, running: &Running) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|xid| !running.has_ended(*xid));
+        let mut ended = self.waiting.len() < before;
+        // Of the unlisted ones, the new snapshot tells about those below its own limit.
+        let told = self.unlisted.start..self.unlisted.end.min(running.unlisted).max(self.unlisted.start);
+        if !told.is_empty() {
+            let still = running.listed.iter().filter(|xid| told.contains(xid));
+            let still_count = {
+                self.waiting.extend(still.clone());
+                still.count() as u64
+            };
+            ended |= still_count < told.end - told.start;
+            self.unlisted.start = told.end;
+        }
+        ended
+    }
+
+    fn is_closed(&self) -> bool {
+        self.waiting.is_empty() && self.unlisted.is_empty()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +93,8 @@ impl Cursor {
     }
 
     /// Takes note of a read: `ids`, ascending and above [`Cursor::last`], were visible in a snapshot
-    /// in which `running` were the transactions under way.
-    pub fn advance(&mut self, ids: impl Iterator<Item = i64>, running: &[Xid]) {
+    /// in which `running` were the transactions that had not ended.
+    pub fn advance(&mut self, ids: impl Iterator<Item = i64>, running: &Running) {
         let mut holes = Vec::new();
         for id in ids {
             if id > self.last + 1 {
@@ -57,14 +102,24 @@ impl Cursor {
             }
             self.last = id;
         }
-        if holes.is_empty() || running.is_empty() {
+        let sighting = Sighting {
+            holes: Vec::new(),
+            waiting: running.listed.clone(),
+            unlisted: running.unlisted..running.next,
+        };
+        if holes.is_empty() || sighting.is_closed() {
             return;
         }
         fold(&mut holes, MOST_HOLES);
-        self.sightings.push(Sighting { holes, waiting: running.to_vec() });
+        self.sightings.push(Sighting { holes, ..sighting });
         if self.sightings.len() > MOST_SIGHTINGS {
-            let mut all = Sighting { holes: Vec::new(), waiting: Vec::new() };
-            for sighting in self.sightings.drain(..) {
+            let mut all =
+                Sighting { holes: Vec::new(), waiting: Vec::new(), unlisted: running.unlisted..running.next };
+            for mut sighting in self.sightings.drain(..) {
+                // Brings all of them to the same limit; the last was seen in this very snapshot.
+                if sighting.observe(running) {
+                    self.again.extend(sighting.holes.iter().copied());
+                }
                 all.holes.extend(sighting.holes);
                 all.waiting.extend(sighting.waiting);
             }
@@ -75,24 +130,17 @@ impl Cursor {
         }
     }
 
-    /// Takes note of which transactions run now. Holes one of whose transactions has ended are to be
-    /// read again, with this snapshot or a later one: see [`Cursor::next_again`].
-    pub fn observe(&mut self, running: &[Xid]) {
+    /// Takes note of which transactions have not ended now. Holes one of whose transactions has are to
+    /// be read again, with this snapshot or a later one: see [`Cursor::next_again`].
+    pub fn observe(&mut self, running: &Running) {
         let again = &mut self.again;
         self.sightings.retain_mut(|sighting| {
-            let before = sighting.waiting.len();
-            sighting.waiting.retain(|xid| running.contains(xid));
-            if sighting.waiting.len() < before {
-                again.extend(
-                    sighting
-                        .holes
-                        .iter()
-                        .filter(|hole| !again_covers(again, **hole))
-                        .copied()
-                        .collect::<Vec<_>>(),
-                );
+            if sighting.observe(running) {
+                let new: Vec<Range> =
+                    sighting.holes.iter().filter(|hole| !again_covers(again, **hole)).copied().collect();
+                again.extend(new);
             }
-            !sighting.waiting.is_empty()
+            !sighting.is_closed()
         });
     }
 
@@ -140,30 +188,51 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    /// A snapshot that lists these, all older than any transaction that has ended.
+    fn listed(xids: &[Xid]) -> Running {
+        Running { listed: xids.to_vec(), unlisted: 1000, next: 1000 }
+    }
+
     #[test]
     fn a_hole_is_read_again_when_a_transaction_that_ran_then_has_ended() {
         let mut cursor = Cursor::default();
-        cursor.advance([1, 2, 5].into_iter(), &[100, 101]);
+        cursor.advance([1, 2, 5].into_iter(), &listed(&[100, 101]));
         assert_eq!(cursor.next_again(), None);
-        cursor.observe(&[100, 101, 102]);
+        cursor.observe(&listed(&[100, 101, 102]));
         assert_eq!(cursor.next_again(), None);
-        cursor.observe(&[101, 102]);
+        cursor.observe(&listed(&[101, 102]));
         assert_eq!(cursor.next_again(), Some(Range { from: 3, to: 4 }));
         cursor.read_again(Progress::UpTo(3));
         assert_eq!(cursor.next_again(), Some(Range { from: 4, to: 4 }));
         cursor.read_again(Progress::Complete);
         assert_eq!(cursor.next_again(), None);
-        cursor.observe(&[]);
+        cursor.observe(&listed(&[]));
         assert_eq!(cursor.next_again(), Some(Range { from: 3, to: 4 }));
         cursor.read_again(Progress::Complete);
-        cursor.observe(&[]);
+        cursor.observe(&listed(&[]));
         assert_eq!(cursor.next_again(), None, "nothing can fill it any more");
+    }
+
+    #[test]
+    fn a_hole_waits_for_transactions_too_young_to_be_listed() {
+        let mut cursor = Cursor::default();
+        // 100 has ended, so the snapshot's limit is 101; 101 and 102 have ids and run.
+        cursor.advance([2].into_iter(), &Running { listed: vec![], unlisted: 101, next: 103 });
+        cursor.observe(&Running { listed: vec![], unlisted: 101, next: 103 });
+        assert_eq!(cursor.next_again(), None);
+        cursor.observe(&Running { listed: vec![101], unlisted: 103, next: 103 });
+        assert_eq!(cursor.next_again(), Some(Range { from: 1, to: 1 }), "102 has ended");
+        cursor.read_again(Progress::Complete);
+        cursor.observe(&Running { listed: vec![], unlisted: 103, next: 104 });
+        assert_eq!(cursor.next_again(), Some(Range { from: 1, to: 1 }), "101 has ended");
+        cursor.read_again(Progress::Complete);
+        assert!(cursor.sightings.is_empty());
     }
 
     #[test]
     fn holes_of_rolled_back_transactions_cost_nothing() {
         let mut cursor = Cursor::default();
-        cursor.advance([10, 20].into_iter(), &[]);
+        cursor.advance([10, 20].into_iter(), &listed(&[]));
         assert!(cursor.sightings.is_empty());
         assert_eq!(cursor.last(), 20);
     }
@@ -172,10 +241,10 @@ mod tests {
     fn many_holes_are_folded_and_still_covered() {
         let mut cursor = Cursor::default();
         for round in 0..10_000 {
-            cursor.advance([round * 2 + 2].into_iter(), &[7]);
+            cursor.advance([round * 2 + 2].into_iter(), &listed(&[7]));
         }
         assert!(cursor.sightings.len() <= MOST_SIGHTINGS + 1);
-        cursor.observe(&[]);
+        cursor.observe(&listed(&[]));
         let mut covered = BTreeSet::new();
         while let Some(range) = cursor.next_again() {
             covered.extend(range.from..=range.to);
@@ -184,18 +253,44 @@ mod tests {
         assert!((0..10_000).all(|round| covered.contains(&(round * 2 + 1))));
     }
 
+    /// What PostgreSQL knows of transactions, as far as snapshots show it.
+    #[derive(Default)]
+    struct Server {
+        open: Vec<(Xid, Vec<i64>)>,
+        next: Xid,
+        latest_ended: Xid,
+    }
+
+    impl Server {
+        fn begin(&mut self) {
+            self.next += 1;
+            self.open.push((self.next, vec![]));
+        }
+
+        fn end(&mut self, at: usize) -> (Xid, Vec<i64>) {
+            let ended = self.open.swap_remove(at);
+            self.latest_ended = self.latest_ended.max(ended.0);
+            ended
+        }
+
+        fn snapshot(&self) -> Running {
+            let unlisted = self.latest_ended + 1;
+            let listed = self.open.iter().map(|(xid, _)| *xid).filter(|xid| *xid < unlisted).collect();
+            Running { listed, unlisted, next: self.next + 1 }
+        }
+    }
+
     proptest! {
         /// Transactions draw ids and end in any order; a reader looks at random moments, with a
         /// bounded read. In the end it has seen exactly the committed ids.
         #[test]
         fn no_committed_id_is_ever_skipped(actions in prop::collection::vec((0u8..4, any::<u16>()), 0..300)) {
             let mut cursor = Cursor::default();
-            let mut open: Vec<(Xid, Vec<i64>)> = Vec::new();
+            let mut server = Server::default();
             let (mut committed, mut seen) = (BTreeSet::new(), BTreeSet::new());
-            let (mut next_xid, mut next_id) = (3, 1);
-            let mut read = |cursor: &mut Cursor, committed: &BTreeSet<i64>, open: &[(Xid, Vec<i64>)], most: usize| {
-                let running: Vec<Xid> = open.iter().map(|(xid, _)| *xid).collect();
-                cursor.observe(&running);
+            let mut next_id = 1;
+            let mut read = |cursor: &mut Cursor, committed: &BTreeSet<i64>, running: &Running, most: usize| {
+                cursor.observe(running);
                 if let Some(range) = cursor.next_again() {
                     let rows: Vec<i64> = committed.range(range.from..=range.to).take(most).copied().collect();
                     seen.extend(rows.iter().copied());
@@ -206,24 +301,34 @@ mod tests {
                 }
                 let rows: Vec<i64> = committed.range(cursor.last() + 1..).take(most).copied().collect();
                 seen.extend(rows.iter().copied());
-                cursor.advance(rows.into_iter(), &running);
+                cursor.advance(rows.into_iter(), running);
                 cursor.next_again().is_some() || committed.range(cursor.last() + 1..).next().is_some()
             };
             for (action, pick) in actions {
                 let pick = usize::from(pick);
+                let open = server.open.len();
                 match action {
-                    0 => { open.push((next_xid, vec![])); next_xid += 1; }
-                    1 if !open.is_empty() => { let at = pick % open.len(); open[at].1.push(next_id); next_id += 1; }
-                    2 if !open.is_empty() => {
-                        let (xid, ids) = open.swap_remove(pick % open.len());
-                        if xid % 5 != 0 { committed.extend(ids); }
+                    0 => server.begin(),
+                    1 if open > 0 => {
+                        server.open[pick % open].1.push(next_id);
+                        next_id += 1;
                     }
-                    _ => { read(&mut cursor, &committed, &open, 1 + pick % 4); }
+                    2 if open > 0 => {
+                        let (xid, ids) = server.end(pick % open);
+                        if xid % 5 != 0 {
+                            committed.extend(ids);
+                        }
+                    }
+                    _ => {
+                        read(&mut cursor, &committed, &server.snapshot(), 1 + pick % 4);
+                    }
                 }
             }
-            while read(&mut cursor, &committed, &open, 3) {}
-            open.clear();
-            while read(&mut cursor, &committed, &open, 3) {}
+            while read(&mut cursor, &committed, &server.snapshot(), 3) {}
+            while !server.open.is_empty() {
+                server.end(0);
+            }
+            while read(&mut cursor, &committed, &server.snapshot(), 3) {}
             prop_assert_eq!(seen, committed);
         }
     }

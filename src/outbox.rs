@@ -6,7 +6,7 @@
 //! on disk; what capture is promised: nothing here waits for anything but the disk.
 
 use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
-use crate::cursor::{Range, Xid};
+use crate::cursor::{Range, Running};
 use crate::lane::{Company, Message};
 use crate::pg::heap::{self, Value};
 use crate::pg::{encoding, process, xact};
@@ -223,8 +223,8 @@ pub struct Found {
 /// What one read saw.
 pub struct Page {
     pub found: Vec<Found>,
-    /// The transactions under way in the snapshot of this read.
-    pub running: Vec<Xid>,
+    /// The transactions that had not ended in the snapshot of this read.
+    pub running: Running,
 }
 
 /// Which messages a read asks for.

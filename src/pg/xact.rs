@@ -1,6 +1,7 @@
 //! Transactions: callbacks at their ends, and the small questions capture asks about them.
 
 use crate::buffer::Subtransaction;
+use crate::cursor::Running;
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
@@ -160,16 +161,32 @@ pub fn in_transaction<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The transactions under way in the active snapshot, of all databases, prepared ones included.
-pub fn running_in_snapshot() -> Vec<u32> {
+/// The transactions, of all databases and prepared ones included, that have not ended in the active
+/// snapshot.
+pub fn running_in_snapshot() -> Running {
     // SAFETY: called between PushActiveSnapshot and PopActiveSnapshot of in_transaction.
     let snapshot = unsafe { &*pg_sys::GetActiveSnapshot() };
-    if snapshot.xcnt == 0 {
-        return Vec::new();
+    // SAFETY: reads a counter, after the snapshot was taken.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    let listed = if snapshot.xcnt == 0 {
+        &[]
+    } else {
+        // SAFETY: xip holds xcnt ids for as long as the snapshot is active.
+        unsafe { std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize) }
+    };
+    Running {
+        listed: listed.iter().map(|xid| with_epoch(xid.into_inner(), next)).collect(),
+        unlisted: with_epoch(snapshot.xmax.into_inner(), next),
+        next,
     }
-    // SAFETY: xip holds xcnt ids for as long as the snapshot is active.
-    let running = unsafe { std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize) };
-    running.iter().map(|xid| xid.into_inner()).collect()
+}
+
+/// A transaction id with its epoch: of two billion on either side, snapshots hold only those not after
+/// `next`.
+fn with_epoch(xid: u32, next: u64) -> u64 {
+    let epoch = next & !u64::from(u32::MAX);
+    let full = epoch | u64::from(xid);
+    if full > next { full.saturating_sub(1 << 32) } else { full }
 }
 
 /// Waits until everything any transaction has written so far is on disk. A commit becomes visible to
@@ -199,7 +216,15 @@ fn end_of_log(next: u64, segment_bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::end_of_log;
+    use super::{end_of_log, with_epoch};
+
+    #[test]
+    fn a_transaction_id_from_before_the_wrap_is_of_the_epoch_before() {
+        let next = (3 << 32) | 100;
+        assert_eq!(with_epoch(99, next), (3 << 32) | 99);
+        assert_eq!(with_epoch(100, next), (3 << 32) | 100);
+        assert_eq!(with_epoch(u32::MAX, next), (2 << 32) | u64::from(u32::MAX));
+    }
 
     #[test]
     fn the_log_ends_before_the_header_of_a_page_not_yet_begun() {

@@ -261,6 +261,7 @@ mod tests {
         stage::set();
         for filter in [
             "true /*",
+            "true) --",
             "true)",
             "true -- ",
             "true) limit 0; drop table public.calls; --",

@@ -401,6 +401,17 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
+/// The Rust files of the extension, without its tests.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("a folder can be read").path());
+    let paths = paths.filter(|path| !path.ends_with("tests") && !path.ends_with("tests.rs"));
+    paths
+        .flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
 /// What a format string says between its values.
 fn fixed_parts(format: &str) -> Vec<String> {
     let parts = format
@@ -423,17 +434,20 @@ fn every_sentence_an_operator_can_meet_has_its_row() {
         assert!(found.len() >= 3, "{file}: only {found:?}");
         sentences.extend(found.into_iter().map(|sentence| (file.to_owned(), sentence)));
     }
+    // A reason that is written by the statement itself.
+    for literal in literals(&read("src/outbox.rs")) {
+        let in_sql = literal.split('\'').skip(1).step_by(2).filter(|text| text.matches(' ').count() > 3);
+        sentences.extend(in_sql.map(|text| ("src/outbox.rs".to_owned(), text.to_owned())));
+    }
     // What the launcher and the workers log.
-    for entry in fs::read_dir(root().join("src")).unwrap() {
-        let file = format!("src/{}", entry.unwrap().file_name().display());
-        if !file.ends_with(".rs") {
-            continue;
-        }
-        let source = read(&file);
+    for file in rust_files(&root().join("src")) {
+        let source = fs::read_to_string(&file).unwrap();
         for call in ["pgrx::warning!(", "pgrx::log!(", "pgrx::error!("] {
             for after in source.split(call).skip(1) {
-                let line = after.split(");").next().unwrap_or_default();
-                sentences.extend(literals(line).into_iter().take(1).map(|sentence| (file.clone(), sentence)));
+                let arguments = literals(after.split(");").next().unwrap_or_default());
+                sentences.extend(
+                    arguments.into_iter().take(1).map(|sentence| (file.display().to_string(), sentence)),
+                );
             }
         }
     }

@@ -570,3 +570,18 @@ fn a_message_without_a_sync_becomes_a_dead_letter_and_not_a_ghost() {
         ["the", "sync", "was", "dropped"]
     );
 }
+
+#[test]
+fn a_young_transaction_with_a_lower_id_is_not_skipped_by_an_older_one_that_commits_first() {
+    let scene = billed_scene();
+    let mut older = scene.db();
+    // The older transaction id, but the later message id: a snapshot taken after its commit does not
+    // list the younger transaction, though that one holds a lower message id and is undecided.
+    older.batch_execute("begin; select pg_current_xact_id()").unwrap();
+    scene.sql(&format!("begin; {} prepare transaction 'younger'", one_by_one(1)));
+    older.batch_execute(&format!("{} commit", one_by_one(1))).unwrap();
+    scene.wait_for_exactly(&["usage-2"]);
+    scene.sql("commit prepared 'younger'");
+    scene.wait_for_exactly(&["usage-1", "usage-2"]);
+    assert_billed_exactly_once(&scene);
+}
