@@ -33,6 +33,8 @@ create table lago_push.api_key (
         foreign key (destination_id) references lago_push.destination (id) on delete cascade,
     constraint api_key_is_not_empty check (api_key <> '')
 );
+-- No policy: rows are hidden from everybody but the owner and superusers, pg_read_all_data included.
+alter table lago_push.api_key enable row level security;
 comment on table lago_push.api_key is 'The API key of each destination. Readable by the extension''s owner only, and in no dump.';
 
 create table lago_push.destination_health (

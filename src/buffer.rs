@@ -97,6 +97,11 @@ impl Buffer {
         self.entries.is_empty()
     }
 
+    /// Whether there is anything of a sync.
+    pub fn holds(&self, sync: i32) -> bool {
+        self.entries.iter().any(|entry| entry.sync == sync)
+    }
+
     /// Bytes held, roughly.
     pub fn size(&self) -> usize {
         self.arena.len() + self.dead_bytes + self.entries.len() * size_of::<Entry>()

@@ -48,6 +48,18 @@ pub fn has_captured() -> bool {
     TRANSACTION.get().captured
 }
 
+/// Writes what the current (sub)transaction has captured so far.
+pub fn write_captured() {
+    if TRANSACTION.get().captured {
+        BUFFER.with_borrow_mut(|buffer| outbox::write(buffer, xact::current_subtransaction()));
+    }
+}
+
+/// Whether rows of a sync wait in the buffer.
+pub fn has_unwritten(sync: i32) -> bool {
+    BUFFER.with_borrow(|buffer| buffer.holds(sync))
+}
+
 /// Has the worker read destinations and syncs anew when the transaction under way commits.
 pub fn redefine_at_commit() {
     note(|transaction| transaction.redefines = true);
@@ -112,13 +124,13 @@ const TOP_LEVEL: Subtransaction = 1;
 pub fn on_transaction(moment: Moment) {
     match moment {
         Moment::BeforeEnd => {
+            note(|transaction| transaction.ending = true);
             if TRANSACTION.get().captured {
                 BUFFER.with_borrow_mut(|buffer| {
                     if !buffer.is_empty() {
                         outbox::write(buffer, TOP_LEVEL);
                     }
                 });
-                note(|transaction| transaction.ending = true);
                 // Claimed here, where there may still be errors; after commit there may be none.
                 shared::own_slot();
             }

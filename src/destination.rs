@@ -6,7 +6,7 @@
 use crate::lane::Limits;
 use crate::outbox::Result;
 use crate::pg::cell;
-use crate::sender::{ApiKey, Route};
+use crate::sender::{ApiKey, KeySource, Route};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,15 +74,15 @@ pub fn read() -> Result<Directory> {
                 .min()
                 .unwrap_or(100);
             let key = match (text(11)?, text(10)?) {
-                (Some(key), _) => Some(ApiKey::new(key)),
-                (None, Some(path)) => key_in_file(&path),
-                (None, None) => None,
+                (Some(key), _) => KeySource::Stored(ApiKey::new(key)),
+                (None, Some(path)) => KeySource::File(path),
+                (None, None) => KeySource::None,
             };
             let destination = Destination {
                 name: text(2)?.unwrap_or_default(),
                 route: Route {
                     url: text(3)?.unwrap_or_default(),
-                    api_key: key,
+                    key,
                     headers: headers(text(4)?),
                     timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0))
                         .unwrap_or(Duration::from_secs(30)),
@@ -102,16 +102,4 @@ pub fn read() -> Result<Directory> {
 fn headers(json: Option<String>) -> Vec<(String, String)> {
     let parsed: Option<BTreeMap<String, String>> = json.and_then(|json| serde_json::from_str(&json).ok());
     parsed.unwrap_or_default().into_iter().collect()
-}
-
-/// The key in a file, without the line break an editor adds. A file that cannot be read leaves the
-/// destination without a key: Lago's 401 then says so in `destinations`, and the log says why.
-fn key_in_file(path: &str) -> Option<ApiKey> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Some(ApiKey::new(text.trim().to_owned())),
-        Err(error) => {
-            pgrx::log!("lago_push cannot read an api_key_file: {}", error.kind());
-            None
-        }
-    }
 }

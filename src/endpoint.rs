@@ -6,7 +6,7 @@
 //! subscription, and reads every timestamp as seconds.
 #![forbid(unsafe_code)]
 
-use crate::template::{Mistake, MistakeKind, Position, Shape, Template};
+use crate::template::{Key, Mistake, MistakeKind, Piece, Position, Shape, Subject, Template};
 
 /// One write call of Lago.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ pub fn check(endpoint: &Endpoint, template: &Template) -> Result<(), Mistake> {
                     format!("write \"{name}\": \"{{{{ row.column }}}}\""),
                 );
             }
-            ("transaction_id", Shape::Text(_) | Shape::Bare(_)) => {
+            ("transaction_id", _) if is_constant(template, key) => {
                 return refuse(key.at, "\"transaction_id\" is the same for every row, so Lago would bill one row and take all others for repeats".into(), "put the primary key into it: \"call-{{ row.id }}\"".into());
             }
             _ => {}
@@ -157,6 +157,24 @@ pub fn check(endpoint: &Endpoint, template: &Template) -> Result<(), Mistake> {
         }
     }
     Ok(())
+}
+
+/// Whether a value is written out, or nothing but the operation: the same for every row.
+fn is_constant(template: &Template, key: &Key) -> bool {
+    let only_the_operation = || {
+        template.pieces.iter().any(|piece| match piece {
+            Piece::Hole(hole) => {
+                hole.subject == Subject::Operation
+                    && hole.key.is_some_and(|index| template.keys[index].name == key.name)
+            }
+            Piece::Literal(_) => false,
+        })
+    };
+    match key.value {
+        Shape::Text(_) | Shape::Bare(_) => true,
+        Shape::HoleText | Shape::HoleValue => only_the_operation(),
+        _ => false,
+    }
 }
 
 fn missing_key_hint(key: &str) -> String {
@@ -246,6 +264,7 @@ mod tests {
             (r#""code": """#, "empty"),
             (r#""code": null"#, "needs text"),
             (r#""transaction_id": "same""#, "same for every row"),
+            (r#""transaction_id": "{{ op }}""#, "same for every row"),
         ];
         for (change, what) in cases {
             let mistake = event(&with(change)).expect_err(change);

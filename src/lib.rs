@@ -59,7 +59,23 @@ extension_sql!(
 extension_sql_file!(
     "../sql/functions.sql",
     name = "functions",
-    requires = ["tables", "capture", surface::execute_as_caller]
+    requires = [
+        "tables",
+        "capture",
+        surface::check_url,
+        surface::check_proxy,
+        surface::check_template,
+        surface::check_filter,
+        surface::wake,
+        surface::has_captured,
+        surface::has_unwritten,
+        surface::role,
+        surface::execute_as_caller,
+        surface::hide_statement,
+        surface::workers,
+        surface::in_flight,
+        surface::endpoints
+    ]
 );
 extension_sql_file!(
     "../sql/views.sql",
@@ -86,24 +102,46 @@ pub extern "C-unwind" fn _PG_init() {
     }
     settings::define();
     shared::reserve();
-    pg::xact::listen(capture::on_transaction, capture::on_subtransaction);
+    pg::xact::listen(on_transaction, on_subtransaction);
     pg::hooks::install(on_command);
     pg::process::listen_for_relation_changes(sync::on_relation_change);
     pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
+}
+
+/// A transaction reaches a moment of its life.
+fn on_transaction(moment: pg::xact::Moment) {
+    capture::on_transaction(moment);
+    if moment != pg::xact::Moment::BeforeEnd {
+        pg::caller::forget_all();
+    }
+}
+
+/// A subtransaction reaches a moment of its life.
+fn on_subtransaction(moment: pg::xact::SubMoment) {
+    capture::on_subtransaction(moment);
+    if let pg::xact::SubMoment::Aborted(child) = moment {
+        pg::caller::forget(child);
+    }
 }
 
 /// A utility command concerns lago_push.
 fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     use pg::hooks::{Command::*, Time::*};
     match (command, time) {
-        (WantsDatabaseAlone(database), Before) => {
-            if let Some(slot) = shared::keep_out(database) {
-                pg::process::wait_until(std::time::Duration::from_secs(5), || !slot.has_worker());
-            }
-        }
+        (WantsDatabaseAlone(database), Before) => send_worker_out(database),
         (WantsDatabaseAlone(database), After) => shared::let_in(database),
+        // It comes back after a while: the transaction that drops may not end with this command.
+        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        (DropsExtension, After) => {}
         (CommitPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
+    }
+}
+
+/// Has the worker of a database leave it, and waits until it has.
+fn send_worker_out(database: pg_sys::Oid) {
+    if let Some(slot) = shared::keep_out(database) {
+        pg::process::wait_until(std::time::Duration::from_secs(5), || !slot.has_worker());
     }
 }
 

@@ -75,6 +75,9 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
     buffer.number(|| heap::next_value(tables.message_id));
     let enqueued_at = process::now();
     let (entries, arena) = buffer.writable(current);
+    if entries.is_empty() {
+        return;
+    }
     let (dead, alive): (Vec<&Entry>, Vec<&Entry>) =
         entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
     let mut arena = Arena(arena);

@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
@@ -35,11 +35,19 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// Where a destination's key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    None,
+    Stored(ApiKey),
+    File(String),
+}
+
 /// How to reach a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub url: String,
-    pub api_key: Option<ApiKey>,
+    pub key: KeySource,
     pub headers: Vec<(String, String)>,
     pub timeout: Duration,
     pub connections: usize,
@@ -47,10 +55,14 @@ pub struct Route {
     pub proxy: Option<String>,
 }
 
-/// A route made ready: connections are kept alive in its agent and shared by the threads.
+/// A route, made ready at its first request. What cannot be made ready (a file that is missing, say)
+/// is an outcome like any other, and is tried anew with the next request: it heals by itself.
 pub struct Transport {
-    agent: ureq::Agent,
     route: Route,
+    /// Connections are kept alive in the agent and shared by the threads.
+    agent: OnceLock<ureq::Agent>,
+    /// The key as its file had it last; forgotten when Lago does not know it.
+    key_from_file: Mutex<Option<ApiKey>>,
 }
 
 /// The largest reply that is read; Lago echoes every event, so a full batch of large ones is large.
@@ -63,8 +75,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_AGE: Duration = Duration::from_secs(15);
 
 impl Transport {
-    /// Fails, with a sentence for the operator, when the route's files or proxy cannot be used.
-    pub fn new(route: Route) -> Result<Transport, String> {
+    pub fn new(route: Route) -> Transport {
+        Transport { route, agent: OnceLock::new(), key_from_file: Mutex::new(None) }
+    }
+
+    fn agent(&self) -> Result<&ureq::Agent, String> {
+        if let Some(agent) = self.agent.get() {
+            return Ok(agent);
+        }
+        let route = &self.route;
         let roots = match &route.ca_file {
             None => RootCerts::PlatformVerifier,
             Some(path) => RootCerts::Specific(Arc::new(certificates(path)?)),
@@ -89,17 +108,41 @@ impl Transport {
             .max_idle_age(IDLE_AGE)
             .build()
             .new_agent();
-        Ok(Transport { agent, route })
+        Ok(self.agent.get_or_init(|| agent))
+    }
+
+    fn key(&self) -> Result<Option<ApiKey>, String> {
+        let path = match &self.route.key {
+            KeySource::None => return Ok(None),
+            KeySource::Stored(key) => return Ok(Some(key.clone())),
+            KeySource::File(path) => path,
+        };
+        let mut known = self.key_from_file.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("api_key_file cannot be read: {}", error.kind()))?;
+            // Without the line break an editor adds.
+            *known = Some(ApiKey::new(text.trim().to_owned()));
+        }
+        Ok(known.clone())
+    }
+
+    fn forget_key(&self) {
+        *self.key_from_file.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// One request; blocks until there is an outcome.
     fn post(&self, path: &str, body: &[u8]) -> Outcome {
+        let (agent, key) = match self.agent().and_then(|agent| Ok((agent, self.key()?))) {
+            Ok(ready) => ready,
+            Err(why) => return Outcome::Unusable(why),
+        };
         let mut request =
-            self.agent.post(format!("{}{path}", self.route.url)).header("content-type", "application/json");
+            agent.post(format!("{}{path}", self.route.url)).header("content-type", "application/json");
         for (name, value) in &self.route.headers {
             request = request.header(name, value);
         }
-        if let Some(ApiKey(key)) = &self.route.api_key {
+        if let Some(ApiKey(key)) = key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let response = match request.send(body) {
@@ -107,6 +150,9 @@ impl Transport {
             Err(error) => return Outcome::Failed(describe(&error)),
         };
         let status = response.status().as_u16();
+        if status == 401 {
+            self.forget_key();
+        }
         let seconds = |name: &str| response.headers().get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
         let wait = seconds("retry-after")
             .or_else(|| seconds("x-ratelimit-reset"))
@@ -137,6 +183,12 @@ fn describe(error: &ureq::Error) -> String {
             ErrorKind::ConnectionRefused => "connection refused".into(),
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "connection reset".into(),
             ErrorKind::UnexpectedEof => "connection closed before an answer".into(),
+            // rustls speaks through this kind: an untrusted certificate, or no TLS at all.
+            ErrorKind::InvalidData => format!("TLS: {error}"),
+            // The resolver's errors have no kind of their own.
+            _ if error.to_string().starts_with("failed to lookup address") => {
+                "the host name is not known".into()
+            }
             kind => kind.to_string(),
         },
         ureq::Error::Timeout(which) => format!("time-out ({which})"),

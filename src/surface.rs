@@ -113,6 +113,17 @@ fn check_template(template: &[u8], source: pg_sys::Oid, endpoint: Option<&str>, 
             };
             return refuse(code, format!("template, {at}: {what}"), None, hint);
         }
+        Err(Fault::Missing(missing)) if trigger::is_virtual(relation.as_ptr(), &missing.column) => {
+            return refuse(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "template, {}: column \"{}\" is a virtual generated column",
+                    missing.at, missing.column
+                ),
+                Some("It is computed by queries only; the row holds no value of it.".into()),
+                "Declare it STORED.",
+            );
+        }
         Err(Fault::Missing(missing)) => {
             let hint = match missing.nearest {
                 Some(nearest) => format!("Perhaps you meant \"{nearest}\"."),
@@ -156,7 +167,19 @@ fn has_captured() -> bool {
     capture::has_captured()
 }
 
-/// The role that called the function that calls this.
+/// Whether rows of a sync were captured that cannot be written yet, because a savepoint was set after.
+#[pg_extern(name = "_has_unwritten", volatile)]
+fn has_unwritten(sync_id: i32) -> bool {
+    capture::has_unwritten(sync_id)
+}
+
+/// Refuses a filter that is not one expression.
+#[pg_extern(name = "_check_filter", volatile)]
+fn check_filter(filter: &[u8]) {
+    caller::parse_expression(filter);
+}
+
+/// The role that called the entry point under way.
 #[pg_extern(
     name = "_caller",
     sql = "create function lago_push._caller() returns regrole language c stable strict as 'MODULE_PATHNAME', '@FUNCTION_NAME@';"

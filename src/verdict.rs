@@ -18,6 +18,8 @@ pub enum Outcome {
     Reply(Reply),
     /// No reply: refused, reset, timed out, TLS. The text is the transport's, without the URL's secrets.
     Failed(String),
+    /// No request: the destination's settings cannot be used.
+    Unusable(String),
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +84,7 @@ pub fn judge(outcome: &Outcome, sent: &[&str]) -> Verdict {
     let reply = match outcome {
         Outcome::Reply(reply) => reply,
         Outcome::Failed(why) => return trouble(format!("no reply from Lago: {why}"), None),
+        Outcome::Unusable(why) => return trouble(format!("the destination cannot be used: {why}"), None),
     };
     match reply.status {
         200 if is_events(&reply.body) => all(Fate::Delivered, Condition::Well),
@@ -321,8 +324,9 @@ mod tests {
             assert_eq!(verdict.fates, vec![Fate::Return; 3], "{status}");
             assert!(matches!(verdict.condition, Condition::Trouble { .. }), "{status}");
         }
-        let verdict = judge(&Outcome::Failed("connection refused".into()), &SENT);
-        assert_eq!(verdict.fates, vec![Fate::Return; 3]);
+        for outcome in [Outcome::Failed("connection refused".into()), Outcome::Unusable("no file".into())] {
+            assert_eq!(judge(&outcome, &SENT).fates, vec![Fate::Return; 3]);
+        }
     }
 
     #[test]

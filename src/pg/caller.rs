@@ -1,12 +1,147 @@
-//! Who calls, and doing things with their rights and no others.
+//! Who calls, doing things with the owner's rights, and doing things with the caller's and no others.
 
-use pgrx::pg_sys;
+use crate::buffer::Subtransaction;
+use pgrx::{pg_guard, pg_sys};
+use std::cell::RefCell;
 use std::ffi::CString;
 
-/// The role that called, seen from inside a function that runs with its owner's rights.
+thread_local! {
+    /// The roles that called the entry points under way, innermost last, and the subtransaction in
+    /// which each was entered.
+    static CALLERS: RefCell<Vec<(Subtransaction, pg_sys::Oid)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The role that called the entry point under way; outside of one, the current role.
 pub fn role() -> pg_sys::Oid {
+    let caller = CALLERS.with_borrow(|callers| callers.last().map(|(_, role)| *role));
     // SAFETY: reads a variable of the backend.
-    unsafe { pg_sys::GetOuterUserId() }
+    caller.unwrap_or_else(|| unsafe { pg_sys::GetUserId() })
+}
+
+/// An error ended the entry points entered in that subtransaction.
+pub fn forget(aborted: Subtransaction) {
+    CALLERS.with_borrow_mut(|callers| {
+        while callers.last().is_some_and(|(entered, _)| *entered == aborted) {
+            callers.pop();
+        }
+    });
+}
+
+/// The transaction is over: so are all entry points.
+pub fn forget_all() {
+    CALLERS.with_borrow_mut(Vec::clear);
+}
+
+/// What has to be put back after a call.
+#[derive(Clone, Copy)]
+struct Entered {
+    own_function: *mut pg_sys::FmgrInfo,
+    user: pg_sys::Oid,
+    context: core::ffi::c_int,
+}
+
+/// Entry point of every function people call; `sql/functions.sql` says which they are. Hands the call
+/// over to the function of the same name with an underscore, which runs as the owner of both. The
+/// caller is noted first: its rights are the ones that count, and they need not be those of the role
+/// that logged in (a function of an index, a SECURITY DEFINER function).
+///
+/// No guard around this function, so that an error passes as if it were not there and keeps all it
+/// says; its frame holds nothing that would have to be dropped. What an error leaves behind is put
+/// right when its transaction or subtransaction is aborted: the user by the server, the caller by
+/// [`forget`], and the call record is gone with the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn lago_push_as_owner(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let mut function = pg_sys::FmgrInfo::default();
+    // SAFETY: the function manager passes a live call record.
+    let entered = unsafe { enter(call, &raw mut function) };
+    let result = match function.fn_addr {
+        // SAFETY: looked up by the function manager; it has the same arguments, so the record fits.
+        Some(run) => unsafe { run(call) },
+        None => pg_sys::Datum::from(0usize),
+    };
+    // SAFETY: takes what `enter` gave.
+    unsafe { leave(call, entered) };
+    result
+}
+
+/// Tells the function manager how `lago_push_as_owner` wants to be called.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_lago_push_as_owner() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+#[pg_guard]
+#[allow(improper_ctypes_definitions, reason = "called from Rust only; the calling convention is the guard's")]
+unsafe extern "C-unwind" fn enter(
+    call: pg_sys::FunctionCallInfo,
+    function: *mut pg_sys::FmgrInfo,
+) -> Entered {
+    // What this transaction has captured is part of what the function sees, as far as it can be.
+    crate::capture::write_captured();
+    // SAFETY: a live call record.
+    let own_function = unsafe { (*call).flinfo };
+    // SAFETY: as above.
+    let (implementation, owner) = implementation_of(unsafe { (*own_function).fn_oid });
+    // SAFETY: the record lives as long as the call.
+    unsafe { pg_sys::fmgr_info(implementation, function) };
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads two variables of the backend.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
+    CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), user)));
+    // SAFETY: the owner exists. An error restores both with the transaction.
+    unsafe { pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32) };
+    // SAFETY: as for `own_function`.
+    unsafe { (*call).flinfo = function };
+    Entered { own_function, user, context }
+}
+
+#[pg_guard]
+#[allow(improper_ctypes_definitions, reason = "called from Rust only; the calling convention is the guard's")]
+unsafe extern "C-unwind" fn leave(call: pg_sys::FunctionCallInfo, entered: Entered) {
+    // SAFETY: the call record is live until its function returns.
+    unsafe { (*call).flinfo = entered.own_function };
+    // SAFETY: puts back what was read in `enter`.
+    unsafe { pg_sys::SetUserIdAndSecContext(entered.user, entered.context) };
+    CALLERS.with_borrow_mut(Vec::pop);
+}
+
+/// The function that does the work of an entry point, and the owner of the entry point.
+fn implementation_of(entry_point: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
+    // SAFETY: a catalog lookup; the function is running, so it exists.
+    let tuple = unsafe {
+        pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::from(entry_point))
+    };
+    if tuple.is_null() {
+        return (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    }
+    // SAFETY: a tuple of pg_proc.
+    let entry: &pg_sys::FormData_pg_proc = unsafe { &*pg_sys::GETSTRUCT(tuple).cast() };
+    // SAFETY: names are zero-terminated.
+    let name = unsafe { std::ffi::CStr::from_ptr(entry.proname.data.as_ptr()) };
+    let name = CString::new([b"_", name.to_bytes()].concat()).unwrap_or_default();
+    // SAFETY: a catalog lookup; the argument types lie in the tuple, which is released below.
+    let implementation = unsafe {
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
+            pg_sys::Anum_pg_proc_oid as i16,
+            pg_sys::Datum::from(name.as_ptr()),
+            pg_sys::Datum::from(&raw const entry.proargtypes),
+            pg_sys::Datum::from(entry.pronamespace),
+            pg_sys::Datum::from(0usize),
+        )
+    };
+    let owner = entry.proowner;
+    // SAFETY: looked up above; nothing of it is used after.
+    unsafe { pg_sys::ReleaseSysCache(tuple) };
+    (implementation, owner)
+}
+
+/// Raises a syntax error unless the text is one expression and nothing after it.
+pub fn parse_expression(text: &[u8]) {
+    let Ok(text) = CString::new(text) else { return };
+    // SAFETY: parses only; the tree lives in the current memory context.
+    unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR) };
 }
 
 /// Runs SQL, in the database's encoding, with the caller's rights.
@@ -16,7 +151,7 @@ pub fn execute(command: &[u8]) {
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
     let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
-    // SAFETY: the role exists: it is the session's. An error restores both with the transaction.
+    // SAFETY: the role exists: it has just called. An error restores both with the transaction.
     unsafe { pg_sys::SetUserIdAndSecContext(role(), flags) };
     // SAFETY: connects for the one command below.
     unsafe { pg_sys::SPI_connect() };

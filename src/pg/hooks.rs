@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 pub enum Command {
     /// Needs every other connection to that database gone.
     WantsDatabaseAlone(pg_sys::Oid),
+    /// Takes our tables away from under the worker; the two would deadlock over them.
+    DropsExtension,
     /// Makes the messages of a prepared transaction visible; no callback of the transaction says so.
     CommitPrepared,
 }
@@ -125,6 +127,13 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
         }
         // SAFETY: the tag says so.
         pg_sys::NodeTag::T_DropdbStmt => unsafe { (*node.cast::<pg_sys::DropdbStmt>()).dbname },
+        pg_sys::NodeTag::T_DropStmt => {
+            // SAFETY: the tag says so.
+            let drop = unsafe { &*node.cast::<pg_sys::DropStmt>() };
+            // Which extension, or schema, does not matter: the worker comes back if it can.
+            let ours = [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
+            return ours.contains(&drop.removeType).then_some(Command::DropsExtension);
+        }
         pg_sys::NodeTag::T_CreatedbStmt => {
             // SAFETY: the tag says so.
             return unsafe { template_of((*node.cast::<pg_sys::CreatedbStmt>()).options) };

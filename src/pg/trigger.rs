@@ -131,13 +131,21 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
     let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att) };
     descriptor
         .iter()
-        .filter(|attribute| !attribute.attisdropped)
+        // A virtual generated column (since 18) is computed by queries only; a row has nothing in its place.
+        .filter(|attribute| !attribute.attisdropped && attribute.attgenerated as u8 != b'v')
         .map(|attribute| {
             // SAFETY: names are zero-terminated.
             let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
             (super::encoding::to_utf8(name.to_bytes()), attribute.attnum, attribute.atttypid)
         })
         .collect()
+}
+
+/// Whether an open relation has a virtual generated column of that name.
+pub fn is_virtual(relation: pg_sys::Relation, column: &str) -> bool {
+    // SAFETY: as for `columns`.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att) };
+    descriptor.iter().any(|attribute| attribute.attgenerated as u8 == b'v' && attribute.name() == column)
 }
 
 /// A relation's name with its schema, quoted where need be.

@@ -25,6 +25,21 @@ mod tests {
         // must not appear unnoticed either.
         const LISTED: &[&str] = &[
             "function lago_push._as_caller(text)",
+            "function lago_push._check_filter(bytea)",
+            "function lago_push._has_unwritten(integer)",
+            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._set_api_key(text,text)",
+            "function lago_push._hold(text)",
+            "function lago_push._release(text)",
+            "function lago_push._drop_destination(text)",
+            "function lago_push._create_sync(text,regclass,text,text,text,text[],name[],text,integer,text)",
+            "function lago_push._attach(integer)",
+            "function lago_push._activate(text)",
+            "function lago_push._pause(text)",
+            "function lago_push._resume(text)",
+            "function lago_push._drop_sync(text,boolean)",
+            "function lago_push._flush(text,interval)",
             "function lago_push._caller()",
             "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean)",
             "function lago_push._check_proxy(text)",
@@ -217,26 +232,19 @@ mod tests {
                 and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)",
         );
         assert_eq!(loose, NOTHING);
+        // Inside SECURITY DEFINER there is no telling who called, so nothing is.
         let owners_rights = texts(
-            "select p.proname::text from pg_proc p where p.pronamespace = 'lago_push'::regnamespace and p.prosecdef order by 1",
+            "select p.proname::text from pg_proc p where p.pronamespace = 'lago_push'::regnamespace and p.prosecdef",
         );
-        assert_eq!(
-            owners_rights,
-            [
-                "activate",
-                "alter_destination",
-                "create_destination",
-                "create_sync",
-                "drop_destination",
-                "drop_sync",
-                "flush",
-                "hold",
-                "pause",
-                "release",
-                "resume",
-                "set_api_key"
-            ]
+        assert_eq!(owners_rights, NOTHING);
+        // Each entry point has a function to hand over to, with the same arguments.
+        let without_one = texts(
+            "select p.oid::regprocedure::text from pg_proc p
+              where p.prosrc = 'lago_push_as_owner'
+                and not exists (select from pg_proc i where i.pronamespace = p.pronamespace
+                                   and i.proname = '_' || p.proname and i.proargtypes = p.proargtypes)",
         );
+        assert_eq!(without_one, NOTHING);
     }
 
     #[pg_test]

@@ -192,12 +192,8 @@ impl Worker {
     fn adopt(&mut self, directory: Directory) {
         for (id, new) in &directory.destinations {
             let old = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
-            if old.is_none_or(|old| old.route != new.route) || !self.transports.contains_key(id) {
-                self.transports.remove(id);
-                match Transport::new(new.route.clone()) {
-                    Ok(transport) => drop(self.transports.insert(*id, Arc::new(transport))),
-                    Err(why) => pgrx::warning!("destination \"{}\" cannot be used: {why}", new.name),
-                }
+            if old.is_none_or(|old| old.route != new.route) {
+                self.transports.insert(*id, Arc::new(Transport::new(new.route.clone())));
             }
             let lane = self.lanes.entry(*id).or_insert_with(|| Lane::new(new.limits));
             lane.limits = new.limits;

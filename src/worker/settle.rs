@@ -135,6 +135,6 @@ fn kept_reply(outcome: &Outcome) -> (Option<u16>, Option<String>) {
             let body = &reply.body[..reply.body.len().min(MOST_KEPT_REPLY)];
             (Some(reply.status), Some(String::from_utf8_lossy(body).into_owned()))
         }
-        Outcome::Failed(_) => (None, None),
+        Outcome::Failed(_) | Outcome::Unusable(_) => (None, None),
     }
 }

@@ -13,6 +13,7 @@ mod single;
 pub mod stand_in;
 
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
 use std::time::Instant;
 use std::{env, thread};
@@ -48,7 +49,7 @@ impl Effort {
         name: "quick",
         rounds: 5,
         bulk_rows: 100_000,
-        single_rounds: 15,
+        single_rounds: 20,
         backlog: 100_000,
         lone_commits: 200,
     };
@@ -122,11 +123,11 @@ fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<St
                 (select extversion from pg_extension where extname = 'lago_push')",
     )?;
     let [date, server, extension]: [String; 3] = [row.get(0), row.get(1), row.get(2)];
-    let processors = thread::available_parallelism().map_or(0, std::num::NonZero::get);
     Ok(format!(
-        "{date}, PostgreSQL {server}, lago_push {extension}, {processors} processors shared by server, worker,\n\
+        "{date}, PostgreSQL {server}, lago_push {extension}, {} processors shared by server, worker,\n\
          stand-in and load generator; load average at the start {busy}. A {} run: {} rounds ({} of single\n\
          rows), {} rows in bulk, a backlog of {}, {} lone commits.\n",
+        processors(),
         effort.name,
         effort.rounds,
         effort.single_rounds,
@@ -140,6 +141,11 @@ fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<St
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().filter(|first| !first.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+/// How many of the machine's processors the benchmark may use.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Exact for every number that occurs here.

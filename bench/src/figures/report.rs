@@ -61,6 +61,7 @@ impl Figure {
             None => "",
         };
         let spread = match self.unit {
+            _ if min == max => String::new(),
             Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
             Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
         };
@@ -84,11 +85,8 @@ impl Measurement {
     fn cells(&self) -> Vec<String> {
         let digits = if self.measured.max >= 100.0 { 0 } else { 2 };
         let Spread { median, min, max } = self.measured;
-        vec![
-            self.what.clone(),
-            format!("{median:.digits$} {}", self.unit),
-            format!("{min:.digits$} – {max:.digits$}"),
-        ]
+        let spread = if min == max { String::new() } else { format!("{min:.digits$} – {max:.digits$}") };
+        vec![self.what.clone(), format!("{median:.digits$} {}", self.unit), spread]
     }
 }
 
