@@ -33,10 +33,10 @@ pub fn measure(cluster: &Cluster, db: &mut Session, place: &Place) -> Outcome<()
     }
     workload::drain(db, |_| Ok(()))?;
     let until = match place {
-        Place::StandIn { .. } => "the request's arrival at Lago",
+        Place::StandIn { .. } => "the request was at Lago",
         Place::Real { .. } => "Lago's answer was recorded here",
     };
-    say(&format!("{COMMITS} lone commits on the idle system, from the return of COMMIT until {until}:"));
+    say(&format!("{COMMITS} lone commits on the idle system, from COMMIT's return until {until}:"));
     say(&format!(
         "fastest {:.2} ms, median {:.2} ms, p99 {:.2} ms",
         percentile(&times, 0),

@@ -43,10 +43,8 @@ pub fn run() -> Outcome<()> {
     show(&cluster, &place, before).map_err(|failure| with_log(&failure, &cluster))?;
     heading("All is well");
     say("Everything that was started for this is being removed.");
-    say(
-        "Next: `make test` proves it under faults, `make install` puts it into your PostgreSQL, and README.md",
-    );
-    say("has the ten lines from a table of yours to a bill.");
+    say("Next: `make test` proves it under faults, and `make install` puts it into your PostgreSQL.");
+    say("README.md has the ten lines from a table of yours to a bill.");
     Ok(())
 }
 
