@@ -21,6 +21,7 @@
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
 use pgrx::prelude::*;
+use std::cell::Cell;
 
 mod backoff;
 mod buffer;
@@ -108,11 +109,19 @@ pub extern "C-unwind" fn _PG_init() {
     pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
 }
 
+thread_local! {
+    /// The transaction under way has sent the worker out of its database.
+    static KEPT_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
 /// A transaction reaches a moment of its life.
 fn on_transaction(moment: pg::xact::Moment) {
     capture::on_transaction(moment);
     if moment != pg::xact::Moment::BeforeEnd {
         pg::caller::forget_all();
+        if KEPT_OUT.take() {
+            shared::let_in(pg::process::own_database());
+        }
     }
 }
 
@@ -130,8 +139,11 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     match (command, time) {
         (WantsDatabaseAlone(database), Before) => send_worker_out(database),
         (WantsDatabaseAlone(database), After) => shared::let_in(database),
-        // It comes back after a while: the transaction that drops may not end with this command.
-        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        // The transaction that drops may not end with this command: see on_transaction.
+        (DropsExtension, Before) => {
+            KEPT_OUT.set(true);
+            send_worker_out(pg::process::own_database());
+        }
         (DropsExtension, After) => {}
         (CommitPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),

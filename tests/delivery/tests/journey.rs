@@ -277,6 +277,40 @@ fn the_key_can_live_in_a_file() {
 }
 
 #[test]
+fn a_key_replaced_in_its_file_is_read_again_when_lago_does_not_know_the_old_one() {
+    let scene = Scene::without_destination(Cluster::shared(), Store::Postgres);
+    let file = scene.cluster.folder().join(format!("key-{}", scene.database));
+    let write = |key: &str| {
+        fs::write(&file, key).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    };
+    write("an old key");
+    let sql = "select lago_push.create_destination('lago', url => $1, api_key_file => $2)";
+    scene.run(sql, &[&scene.lago.url(), &file.to_str().unwrap()]);
+    scene.billed_table("usage");
+    scene.sql(ONE_ROW);
+    wait_until("Lago has refused the old key", PATIENCE, || scene.destination_error().is_some());
+    write(&scene.api_key());
+    assert_billed_exactly_once(&scene);
+}
+
+#[test]
+fn a_destination_that_cannot_be_used_says_so_and_heals_by_itself() {
+    let scene = billed_scene();
+    let file = scene.cluster.folder().join(format!("key-{}", scene.database));
+    scene.run("select lago_push.alter_destination('lago', api_key_file => $1)", &[&file.to_str().unwrap()]);
+    scene.sql(ONE_ROW);
+    wait_until("the destination says what is wrong", PATIENCE, || {
+        scene.destination_error().is_some_and(|error| {
+            error.starts_with("the destination cannot be used: api_key_file cannot be read")
+        })
+    });
+    fs::write(&file, scene.api_key()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_billed_exactly_once(&scene);
+}
+
+#[test]
 fn a_destination_that_moves_is_followed_without_a_restart() {
     let scene = Scene::without_destination(Cluster::shared(), Store::Postgres);
     // The old address still answers, but not for this organization.

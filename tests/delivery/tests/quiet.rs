@@ -206,6 +206,20 @@ fn the_extension_is_dropped_and_made_again_while_a_worker_is_connected() {
 }
 
 #[test]
+fn a_drop_of_the_extension_does_not_meet_the_worker_at_its_tables() {
+    let scene = Scene::new();
+    for round in 0..15 {
+        let table = format!("usage{round}");
+        scene.billed_table(&table);
+        scene.sql(&insert_rows(&table, 300));
+        // The worker reads, sends and settles while its tables go. The two used to deadlock.
+        scene.sql(&format!("select lago_push.pause('{table}'); drop extension lago_push cascade"));
+        scene.sql("create extension lago_push");
+        scene.create_destination("lago");
+    }
+}
+
+#[test]
 fn a_drop_of_the_extension_that_is_rolled_back_changes_nothing() {
     let scene = Scene::new();
     scene.billed_table("usage");
