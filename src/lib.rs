@@ -20,6 +20,7 @@
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
@@ -110,8 +111,8 @@ pub extern "C-unwind" fn _PG_init() {
 }
 
 thread_local! {
-    /// The transaction under way has sent the worker out of its database.
-    static KEPT_OUT: Cell<bool> = const { Cell::new(false) };
+    /// The database whose worker the transaction under way has sent out.
+    static KEPT_OUT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
 }
 
 /// A transaction reaches a moment of its life.
@@ -119,8 +120,8 @@ fn on_transaction(moment: pg::xact::Moment) {
     capture::on_transaction(moment);
     if moment != pg::xact::Moment::BeforeEnd {
         pg::caller::forget_all();
-        if KEPT_OUT.take() {
-            shared::let_in(pg::process::own_database());
+        if let Some(database) = KEPT_OUT.take() {
+            shared::let_in(database);
         }
     }
 }
@@ -138,13 +139,9 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     use pg::hooks::{Command::*, Time::*};
     match (command, time) {
         (WantsDatabaseAlone(database), Before) => send_worker_out(database),
-        (WantsDatabaseAlone(database), After) => shared::let_in(database),
-        // The transaction that drops may not end with this command: see on_transaction.
-        (DropsExtension, Before) => {
-            KEPT_OUT.set(true);
-            send_worker_out(pg::process::own_database());
-        }
-        (DropsExtension, After) => {}
+        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        // Until the transaction ends, with or without success: see on_transaction.
+        (WantsDatabaseAlone(_) | DropsExtension, After) => {}
         (CommitPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
     }
@@ -152,6 +149,7 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
 
 /// Has the worker of a database leave it, and waits until it has.
 fn send_worker_out(database: pg_sys::Oid) {
+    KEPT_OUT.set(Some(database));
     if let Some(slot) = shared::keep_out(database) {
         pg::process::wait_until(std::time::Duration::from_secs(5), || !slot.has_worker());
     }

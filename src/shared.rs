@@ -67,7 +67,7 @@ pub fn reserve() {
     shmem::reserve(|| shmem::request(size_of::<Shared>()), || BLOCK.attach(c"lago_push"));
 }
 
-/// How long a command that wants a database alone may take before workers come back to it.
+/// How long a transaction that sent the worker out may take before it comes back all the same.
 const KEEP_OUT_MICROSECONDS: i64 = 10_000_000;
 
 /// This database's slot, claimed if it has none yet; none when all are taken.

@@ -33,6 +33,23 @@ pub fn request_shared_memory(request: fn()) {
     }
 }
 
+/// The text of a string node, whose type got a name of its own in 15.
+///
+/// # Safety
+/// `node` is a string node.
+pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const core::ffi::c_char {
+    #[cfg(feature = "pg14")]
+    // SAFETY: promised by the caller.
+    unsafe {
+        (*node.cast::<pg_sys::Value>()).val.str_
+    }
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: promised by the caller.
+    unsafe {
+        (*node.cast::<pg_sys::String>()).sval
+    }
+}
+
 /// A handler for a signal.
 pub type SignalHandler = unsafe extern "C-unwind" fn(core::ffi::c_int);
 

@@ -130,9 +130,17 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
         pg_sys::NodeTag::T_DropStmt => {
             // SAFETY: the tag says so.
             let drop = unsafe { &*node.cast::<pg_sys::DropStmt>() };
-            // Which extension, or schema, does not matter: the worker comes back if it can.
             let ours = [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
-            return ours.contains(&drop.removeType).then_some(Command::DropsExtension);
+            // SAFETY: the objects of these two kinds are named by plain strings.
+            let names_us = || {
+                unsafe { elements(drop.objects) }.iter().any(|element| {
+                    // SAFETY: as above.
+                    let name =
+                        unsafe { CStr::from_ptr(super::compat::string_value(element.ptr_value.cast())) };
+                    name == c"lago_push"
+                })
+            };
+            return (ours.contains(&drop.removeType) && names_us()).then_some(Command::DropsExtension);
         }
         pg_sys::NodeTag::T_CreatedbStmt => {
             // SAFETY: the tag says so.
@@ -159,13 +167,20 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
 }
 
 /// # Safety
-/// `options` is the option list of a CREATE DATABASE.
-unsafe fn template_of(options: *mut pg_sys::List) -> Option<Command> {
-    if options.is_null() {
-        return None;
+/// `list` is null or a list of pointers that outlives the result.
+unsafe fn elements<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
+    if list.is_null() {
+        return &[];
     }
     // SAFETY: a list has as many elements as it says.
-    let elements = unsafe { std::slice::from_raw_parts((*options).elements, (*options).length as usize) };
+    unsafe { std::slice::from_raw_parts((*list).elements, (*list).length as usize) }
+}
+
+/// # Safety
+/// `options` is the option list of a CREATE DATABASE.
+unsafe fn template_of(options: *mut pg_sys::List) -> Option<Command> {
+    // SAFETY: promised by the caller.
+    let elements = unsafe { elements(options) };
     let template = elements.iter().find_map(|element| {
         // SAFETY: an option list holds DefElem nodes.
         let option: *mut pg_sys::DefElem = unsafe { element.ptr_value }.cast();

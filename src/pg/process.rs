@@ -227,7 +227,8 @@ pub fn become_the_only_worker() -> bool {
         locktag_field1: u32::from(own_database()),
         locktag_field2: 52_467_874,
         locktag_field3: 0,
-        locktag_field4: 2,
+        // SQL's advisory locks have 1 or 2 here, so no user's lock can be taken for this one.
+        locktag_field4: 3,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
     };
