@@ -273,16 +273,11 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    wanted lago_push.sync;
+    wanted lago_push.sync := lago_push._sync_named(_sync.sync);
 begin
-    select s.* into wanted from lago_push.sync s where s.name = _sync.sync for update;
-    if wanted.id is null then
-        raise exception using errcode = 'undefined_object',
-            message = format('sync "%s" does not exist', coalesce(_sync.sync, '')),
-            hint = coalesce(
-                'Syncs: ' || (select string_agg(quote_ident(s.name), ', ' order by s.name) from lago_push.sync s) || '.',
-                'Create one with lago_push.create_sync().');
-    end if;
+    perform from lago_push.sync s where s.id = wanted.id for update;
+    -- Once more: it may have changed, or gone, while its lock was waited for.
+    wanted := lago_push._sync_named(_sync.sync);
     if exists (select from pg_class c where c.oid = wanted.source) then
         perform lago_push._check_source(wanted.source);
     end if;
@@ -648,7 +643,7 @@ comment on function lago_push._flush(text, interval) is 'Internal: does lago_pus
 -- Purpose:    find a sync without locking it or asking who calls.
 create function lago_push._sync_named(sync text)
 returns lago_push.sync
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare

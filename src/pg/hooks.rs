@@ -131,12 +131,13 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
             // SAFETY: the tag says so.
             let drop = unsafe { &*node.cast::<pg_sys::DropStmt>() };
             let ours = [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
-            // SAFETY: the objects of these two kinds are named by plain strings.
+            // The objects of these two kinds are named by plain strings.
             let names_us = || {
-                unsafe { elements(drop.objects) }.iter().any(|element| {
-                    // SAFETY: as above.
-                    let name =
-                        unsafe { CStr::from_ptr(super::compat::string_value(element.ptr_value.cast())) };
+                // SAFETY: the list is part of the command's tree.
+                let names = unsafe { elements(drop.objects) };
+                names.iter().any(|name| {
+                    // SAFETY: a string node, which holds a C string.
+                    let name = unsafe { CStr::from_ptr(super::compat::string_value(name.ptr_value.cast())) };
                     name == c"lago_push"
                 })
             };
