@@ -56,7 +56,7 @@ unsafe extern "C-unwind" {
 /// Every utility command of the server passes through here, ours or not. So an error raised in it must
 /// pass as if this function were not there: were it caught and raised again, it would lose its cursor
 /// position. Hence no guard around this function, and nothing in its frame that would have to be
-/// dropped when the server jumps over it; what Rust has to do is done in `tell`, which has a guard.
+/// dropped when the server jumps over it; what Rust has to do is done in [`note_command`] and [`tell_command`], which have one.
 #[allow(clippy::too_many_arguments, reason = "the server defines the signature")]
 unsafe extern "C-unwind" fn on_utility(
     statement: *mut pg_sys::PlannedStmt,

@@ -133,11 +133,7 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
         .iter()
         // A virtual generated column (since 18) is computed by queries only; a row has nothing in its place.
         .filter(|attribute| !attribute.attisdropped && attribute.attgenerated as u8 != b'v')
-        .map(|attribute| {
-            // SAFETY: names are zero-terminated.
-            let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
-            (super::encoding::to_utf8(name.to_bytes()), attribute.attnum, attribute.atttypid)
-        })
+        .map(|attribute| (name_of(attribute), attribute.attnum, attribute.atttypid))
         .collect()
 }
 
@@ -145,7 +141,14 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
 pub fn is_virtual(relation: pg_sys::Relation, column: &str) -> bool {
     // SAFETY: as for `columns`.
     let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att) };
-    descriptor.iter().any(|attribute| attribute.attgenerated as u8 == b'v' && attribute.name() == column)
+    descriptor.iter().any(|attribute| attribute.attgenerated as u8 == b'v' && name_of(attribute) == column)
+}
+
+/// A column's name in UTF-8, whatever the database's encoding.
+fn name_of(attribute: &pg_sys::FormData_pg_attribute) -> String {
+    // SAFETY: names are zero-terminated.
+    let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
+    super::encoding::to_utf8(name.to_bytes())
 }
 
 /// A relation's name with its schema, quoted where need be.
