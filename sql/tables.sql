@@ -57,11 +57,23 @@ create table lago_push.sync (
     source         regclass not null,
     destination_id integer not null,
     endpoint       text not null,
-    template       text not null,
+    -- What a message is made by: one of the two, or neither where the path alone says it all.
+    template       text,
+    -- Name and argument types, fully qualified. Not a regprocedure: pg_upgrade refuses such a column.
+    mapper         text,
     operations     text[] not null,
     columns        name[],
     filter         text,
+    exclude        name[],
+    unchanged      text not null default 'send',
+    -- Where the call departs from the endpoint's own.
+    method         text,
+    path           text,
+    root           text,
+    headers        jsonb not null default '{}',
     batch_size     integer not null default 100,
+    schedule       text,
+    keep_replies   interval,
     on_error       text not null default 'dead_letter',
     state          text not null default 'draft',
     constraint sync_is_numbered primary key (id),
@@ -70,7 +82,13 @@ create table lago_push.sync (
     constraint sync_has_a_destination
         foreign key (destination_id) references lago_push.destination (id),
     constraint operations_are_known check (operations <@ '{insert,update,delete}' and operations <> '{}'),
+    constraint template_or_mapper check (template is null or mapper is null),
+    constraint template_or_mapper_or_path check (template is not null or mapper is not null or path is not null),
+    constraint unchanged_is_known check (unchanged in ('send', 'skip')),
+    constraint method_is_known check (method in ('POST', 'PUT', 'PATCH', 'DELETE')),
+    constraint sync_headers_are_text_by_name check (jsonb_typeof(headers) = 'object'),
     constraint batch_size_is_1_to_100 check (batch_size between 1 and 100),
+    constraint keep_replies_is_positive check (keep_replies > '0'),
     constraint on_error_is_known check (on_error in ('dead_letter', 'raise')),
     constraint state_is_known check (state in ('draft', 'active', 'paused'))
 );
@@ -100,7 +118,10 @@ create table lago_push.message (
     enqueued_at timestamptz not null,
     sync_id     integer not null,
     operation   "char" not null,
+    -- The request's body, or one element of it; empty where the call has none.
     payload     text not null,
+    -- The request's path, where it depends on the row; else the endpoint's own.
+    path        text,
     constraint message_is_numbered primary key (id)
 ) with (
     toast_tuple_target = 8160,
@@ -133,11 +154,38 @@ create table lago_push.dead_letter (
     payload      text,
     source_row   json,
     reply        text,
+    path         text,
+    -- The row before an update, so that what could not be rendered can be rendered again.
+    old_row      json,
     constraint dead_letter_is_numbered primary key (id)
 );
 alter table lago_push.dead_letter alter column payload set storage external;
 create index dead_letter_by_sync on lago_push.dead_letter (sync_id, id);
 comment on table lago_push.dead_letter is 'Messages that Lago rejected and rows that could not be rendered, each with its reason. Private; read lago_push.dead_letters.';
+
+-- Public: users read it, and may put triggers on it. What a trigger does wrong is undone by itself
+-- and costs the reply, never the delivery.
+create table lago_push.reply (
+    id         bigint not null,
+    sync       text not null,
+    operation  text not null,
+    payload    jsonb,
+    status     integer not null,
+    reply      jsonb,
+    replied_at timestamptz not null default pg_catalog.clock_timestamp(),
+    keep_until timestamptz not null,
+    constraint reply_is_numbered primary key (id)
+);
+create index reply_by_end on lago_push.reply (keep_until);
+comment on table lago_push.reply is 'What Lago answered to the messages of syncs with keep_replies, until keep_until. Read lago_push.replies; put triggers here.';
+comment on column lago_push.reply.id is 'number of the message';
+comment on column lago_push.reply.sync is 'name of the sync';
+comment on column lago_push.reply.operation is 'what happened to the row: insert, update or delete';
+comment on column lago_push.reply.payload is 'what was sent';
+comment on column lago_push.reply.status is 'HTTP status of the answer';
+comment on column lago_push.reply.reply is 'the answer; of a batch, this message''s part of it';
+comment on column lago_push.reply.replied_at is 'when it was written down';
+comment on column lago_push.reply.keep_until is 'when it is removed';
 
 select pg_catalog.pg_extension_config_dump('lago_push.destination', '');
 select pg_catalog.pg_extension_config_dump('lago_push.destination_id_seq', '');
@@ -149,3 +197,4 @@ select pg_catalog.pg_extension_config_dump('lago_push.message_id', '');
 select pg_catalog.pg_extension_config_dump('lago_push.message', '');
 select pg_catalog.pg_extension_config_dump('lago_push.retry', '');
 select pg_catalog.pg_extension_config_dump('lago_push.dead_letter', '');
+select pg_catalog.pg_extension_config_dump('lago_push.reply', '');

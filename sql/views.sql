@@ -70,7 +70,8 @@ select m.id,
        coalesce(r.attempts, 0) as attempts,
        r.next_attempt_at,
        r.last_error,
-       m.payload
+       m.payload,
+       m.path
   from lago_push.message m
   left join lago_push.sync s on s.id = m.sync_id
   left join lago_push.retry r on r.message_id = m.id;
@@ -82,6 +83,7 @@ select l.id,
        l.sync_name as sync,
        case l.operation when 'i' then 'insert' when 'u' then 'update' else 'delete' end as operation,
        l.payload,
+       l.path,
        l.source_row::jsonb as source_row,
        l.reason,
        l.reply_status,
@@ -92,6 +94,11 @@ select l.id,
 comment on view lago_push.dead_letters is 'One row per message that Lago rejected or row that could not be rendered, with the reason.';
 comment on column lago_push.dead_letters.payload is 'what was sent; null if the row could not be rendered';
 comment on column lago_push.dead_letters.source_row is 'the row, if it could not be rendered';
+
+create view lago_push.replies as
+select r.id, r.sync, r.operation, r.payload, r.status, r.reply, r.replied_at
+  from lago_push.reply r;
+comment on view lago_push.replies is 'One row per kept answer of Lago: those of syncs with keep_replies.';
 
 create view lago_push.workers as
 select w.database::name as database,
@@ -148,3 +155,12 @@ comment on column lago_push.endpoints.path is 'path below the destinations URL';
 comment on column lago_push.endpoints.root is 'the key that wraps one object';
 comment on column lago_push.endpoints.required is 'fields a template must give';
 comment on column lago_push.endpoints.example is 'a template to begin with';
+comment on column lago_push.outbox.path is 'the request''s path, where the row decides it; else null: the endpoint''s own';
+comment on column lago_push.dead_letters.path is 'the request''s path, where the row decided it';
+comment on column lago_push.replies.id is 'number of the message';
+comment on column lago_push.replies.sync is 'name of the sync';
+comment on column lago_push.replies.operation is 'what happened to the row: insert, update or delete';
+comment on column lago_push.replies.payload is 'what was sent';
+comment on column lago_push.replies.status is 'HTTP status of the answer';
+comment on column lago_push.replies.reply is 'the answer; of a batch, this message''s part of it';
+comment on column lago_push.replies.replied_at is 'when it was written down';

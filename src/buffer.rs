@@ -44,6 +44,8 @@ impl Operation {
 pub struct Entry {
     pub sync: i32,
     pub operation: Operation,
+    /// The request's path, where it depends on the row. Percent-encoded, so ASCII in every encoding.
+    pub path: Option<Box<str>>,
     /// Given out at the first write after capture; 0 until then.
     pub id: i64,
     pub body: Body,
@@ -66,6 +68,8 @@ pub struct StillBorn {
     pub reason: String,
     /// The row as JSON text, in the database's encoding; absent if not even that could be made.
     pub source_row: Option<Vec<u8>>,
+    /// The same of the row before an update.
+    pub old_row: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,23 +78,39 @@ pub struct Buffer {
     entries: Vec<Entry>,
     /// Entries before this index have their ids.
     numbered: usize,
-    dead_bytes: usize,
+    /// What entries hold outside the arena.
+    other_bytes: usize,
 }
 
 impl Buffer {
-    pub fn push_payload(&mut self, owner: Subtransaction, sync: i32, operation: Operation, payload: &[u8]) {
+    pub fn push_payload(
+        &mut self,
+        owner: Subtransaction,
+        sync: i32,
+        operation: Operation,
+        path: Option<Box<str>>,
+        payload: &[u8],
+    ) {
         let from = self.arena.len();
         self.arena.extend_from_slice(&[0; HEADER]);
         self.arena.extend_from_slice(payload);
         // Keeps the next header aligned.
         self.arena.resize(self.arena.len().next_multiple_of(HEADER), 0);
         let body = Body::Payload { from, length: payload.len() };
-        self.entries.push(Entry { sync, operation, id: 0, body, owner });
+        self.other_bytes += path.as_ref().map_or(0, |path| path.len());
+        self.entries.push(Entry { sync, operation, path, id: 0, body, owner });
     }
 
     pub fn push_dead(&mut self, owner: Subtransaction, sync: i32, operation: Operation, dead: StillBorn) {
-        self.dead_bytes += dead.size();
-        self.entries.push(Entry { sync, operation, id: 0, body: Body::Dead(Box::new(dead)), owner });
+        self.other_bytes += dead.size();
+        self.entries.push(Entry {
+            sync,
+            operation,
+            path: None,
+            id: 0,
+            body: Body::Dead(Box::new(dead)),
+            owner,
+        });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -104,7 +124,7 @@ impl Buffer {
 
     /// Bytes held, roughly.
     pub fn size(&self) -> usize {
-        self.arena.len() + self.dead_bytes + self.entries.len() * size_of::<Entry>()
+        self.arena.len() + self.other_bytes + self.entries.len() * size_of::<Entry>()
     }
 
     /// A subtransaction committed: what it captured now belongs to its parent.
@@ -161,8 +181,9 @@ impl Buffer {
             self.arena.truncate(arena_from);
         }
         for entry in &self.entries[from..] {
+            self.other_bytes -= entry.path.as_ref().map_or(0, |path| path.len());
             if let Body::Dead(dead) = &entry.body {
-                self.dead_bytes -= dead.size();
+                self.other_bytes -= dead.size();
             }
         }
         self.entries.truncate(from);
@@ -172,7 +193,8 @@ impl Buffer {
 
 impl StillBorn {
     fn size(&self) -> usize {
-        self.reason.len() + self.sync_name.len() + self.source_row.as_ref().map_or(0, Vec::len)
+        let row = |row: &Option<Vec<u8>>| row.as_ref().map_or(0, Vec::len);
+        self.reason.len() + self.sync_name.len() + row(&self.source_row) + row(&self.old_row)
     }
 }
 
@@ -182,7 +204,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn push(buffer: &mut Buffer, owner: Subtransaction, payload: &str) {
-        buffer.push_payload(owner, 1, Operation::Insert, payload.as_bytes());
+        let path = payload.ends_with('7').then(|| payload.into());
+        buffer.push_payload(owner, 1, Operation::Insert, path, payload.as_bytes());
     }
 
     fn write(buffer: &mut Buffer, current: Subtransaction) -> Vec<(i64, String)> {
@@ -302,7 +325,7 @@ mod tests {
             rows.sort();
             let by_id: Vec<String> = rows.into_iter().map(|(_, payload)| payload).collect();
             prop_assert_eq!(by_id, model);
-            prop_assert!(buffer.is_empty() && buffer.dead_bytes == 0);
+            prop_assert!(buffer.is_empty() && buffer.other_bytes == 0);
         }
     }
 }

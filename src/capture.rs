@@ -4,7 +4,7 @@
 //! row commits, whatever savepoints, prepared transactions or deferred triggers are involved; and the
 //! application that its write neither waits for anything nor fails, unless the sync asks for that.
 
-use crate::buffer::{Buffer, StillBorn, Subtransaction};
+use crate::buffer::{Buffer, Operation, StillBorn, Subtransaction};
 use crate::pg::cell;
 use crate::pg::trigger::{Fired, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
@@ -77,7 +77,7 @@ pub fn capture(fired: &Fired) {
             payload.clear();
             match ready.plan.render(operation, fired.row(), fired.old(), &mut payload) {
                 Ok(()) => with_buffer(|buffer, current| {
-                    buffer.push_payload(current, ready.sync, operation, &payload)
+                    buffer.push_payload(current, ready.sync, operation, None, &payload)
                 }),
                 Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error),
             }
@@ -103,7 +103,13 @@ fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: On
         )
         .report(PgLogLevel::ERROR);
     }
-    let dead = StillBorn { sync_name: name.to_owned(), reason, source_row: cell::row_to_json(fired.row()) };
+    let old = (fired.operation() == Operation::Update).then(|| fired.old()).flatten();
+    let dead = StillBorn {
+        sync_name: name.to_owned(),
+        reason,
+        source_row: cell::row_to_json(fired.row()),
+        old_row: old.and_then(cell::row_to_json),
+    };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
 }
 

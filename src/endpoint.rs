@@ -9,14 +9,15 @@
 use crate::template::{Key, Mistake, MistakeKind, Piece, Position, Shape, Subject, Template};
 
 /// One write call of Lago.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub name: &'static str,
     pub method: &'static str,
-    /// Relative to the destination's base URL.
+    /// Relative to the destination's base URL. `{key}` is filled with the payload's value of that key,
+    /// which then is no part of the body.
     pub path: &'static str,
-    /// The key that wraps one object.
-    pub root: &'static str,
+    /// The key that wraps one object; none for a call without a body.
+    pub root: Option<&'static str>,
     pub required: &'static [&'static str],
     /// Further keys the server reads; it drops all others.
     pub optional: &'static [&'static str],
@@ -28,20 +29,28 @@ pub struct Endpoint {
 /// Whether several objects fit into one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    UpTo { most: usize, path: &'static str, root: &'static str },
+    /// One object per request.
+    One,
+    UpTo {
+        most: usize,
+        path: &'static str,
+        root: &'static str,
+    },
 }
 
 /// Whether a second identical call is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     Safe,
+    /// It would do the same thing twice: after a call of unknown outcome somebody has to look first.
+    Never,
 }
 
 pub const CATALOGUE: &[Endpoint] = &[Endpoint {
     name: "event",
     method: "POST",
     path: "/events",
-    root: "event",
+    root: Some("event"),
     required: &["transaction_id", "external_subscription_id", "code", "timestamp"],
     optional: &["properties", "precise_total_amount_cents"],
     batch: Batch::UpTo { most: 100, path: "/events/batch", root: "events" },
@@ -107,7 +116,7 @@ pub fn check(endpoint: &Endpoint, template: &Template) -> Result<(), Mistake> {
                 key.at,
                 format!(
                     "Lago reads no key \"{name}\" in {} and drops it without a word",
-                    article(endpoint.root)
+                    article(endpoint.root.unwrap_or(endpoint.name))
                 ),
                 unknown_key_hint(endpoint, name),
             );

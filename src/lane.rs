@@ -18,6 +18,8 @@ pub struct Message {
     pub sync: i32,
     pub operation: u8,
     pub payload: String,
+    /// The request's path, where the row decides it; such a message goes alone.
+    pub path: Option<String>,
     /// Attempts that failed by what may be its own fault.
     pub attempts: u32,
     pub company: Company,
@@ -281,6 +283,7 @@ mod tests {
             sync: 1,
             operation: b'i',
             payload: format!("{{\"transaction_id\":\"{id}\"}}"),
+            path: None,
             attempts: 0,
             company: Company::Any,
         }

@@ -26,6 +26,7 @@ use std::cell::Cell;
 
 mod backoff;
 mod buffer;
+mod call;
 mod capture;
 mod cursor;
 mod destination;

@@ -90,7 +90,7 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
 struct Arena<'a>(&'a mut [u8]);
 
 /// Columns in the order of sql/tables.sql.
-fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value; 5] {
+fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value; 6] {
     let payload = match entry.body {
         Body::Payload { from, length } => Value::text_in_place(&mut arena.0[from..from + HEADER + length]),
         Body::Dead(_) => Value::NULL,
@@ -101,12 +101,13 @@ fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value
         Value::int4(entry.sync),
         Value::char(entry.operation.letter()),
         payload,
+        entry.path.as_deref().map_or(Value::NULL, |path| Value::text(path.as_bytes())),
     ]
 }
 
 /// Columns in the order of sql/tables.sql.
-fn dead_row(entry: &Entry, now: i64) -> [Value; 12] {
-    let Body::Dead(dead) = &entry.body else { return [Value::NULL; 12] };
+fn dead_row(entry: &Entry, now: i64) -> [Value; 14] {
+    let Body::Dead(dead) = &entry.body else { return [Value::NULL; 14] };
     [
         Value::int8(entry.id),
         Value::int8(now),
@@ -120,6 +121,8 @@ fn dead_row(entry: &Entry, now: i64) -> [Value; 12] {
         Value::NULL,
         dead.source_row.as_deref().map_or(Value::NULL, Value::text),
         Value::NULL,
+        Value::NULL,
+        dead.old_row.as_deref().map_or(Value::NULL, Value::text),
     ]
 }
 
@@ -151,12 +154,12 @@ impl Statements {
             };
             Ok(Statements {
                 after: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path from lago_push.message m
                       where m.id > $1 order by m.id limit $2",
                     &[INT8OID, INT8OID],
                 )?,
                 between: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path from lago_push.message m
                       where m.id between $1 and $2 and ($4 is null or m.sync_id = any ($4)) order by m.id limit $3",
                     &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID],
                 )?,
@@ -179,17 +182,17 @@ impl Statements {
                 )?,
                 bury: plan(
                     "insert into lago_push.dead_letter (id, enqueued_at, died_at, sync_id, attempts, reply_status,
-                                                        operation, sync_name, reason, payload, reply)
-                     select m.id, m.enqueued_at, clock_timestamp(), m.sync_id, $2, $3, m.operation, s.name, $4, m.payload, $5
+                                                        operation, sync_name, reason, payload, reply, path)
+                     select m.id, m.enqueued_at, clock_timestamp(), m.sync_id, $2, $3, m.operation, s.name, $4, m.payload, $5, m.path
                        from lago_push.message m join lago_push.sync s on s.id = m.sync_id
                       where m.id = $1",
                     &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
                 )?,
                 bury_all: plan(
                     "with orphan as (delete from lago_push.message m where m.sync_id = $1 returning m.*)
-                     insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, payload)
+                     insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, payload, path)
                      select o.id, o.enqueued_at, clock_timestamp(), 0, o.operation, 'sync ' || $1 || ' (dropped)',
-                            'the sync was dropped before the transaction that wrote this message committed', o.payload
+                            'the sync was dropped before the transaction that wrote this message committed', o.payload, o.path
                        from orphan o",
                     &[INT4OID],
                 )?,
@@ -263,6 +266,7 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
                 sync: rows.get(2)?.unwrap_or_default(),
                 operation: rows.get::<i8>(3)?.unwrap_or_default() as u8,
                 payload: utf8(rows.get_datum_by_ordinal(4)?),
+                path: rows.get(5)?,
                 attempts: 0,
                 company: Company::Any,
             };

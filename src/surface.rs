@@ -246,7 +246,7 @@ fn endpoints() -> TableIterator<
         name!(name, &'static str),
         name!(method, &'static str),
         name!(path, &'static str),
-        name!(root, &'static str),
+        name!(root, Option<&'static str>),
         name!(required, Vec<&'static str>),
         name!(batch, i32),
         name!(idempotent, bool),
@@ -254,7 +254,10 @@ fn endpoints() -> TableIterator<
     ),
 > {
     TableIterator::new(CATALOGUE.iter().map(|endpoint| {
-        let Batch::UpTo { most, .. } = endpoint.batch;
+        let most = match endpoint.batch {
+            Batch::One => 1,
+            Batch::UpTo { most, .. } => most,
+        };
         let most = i32::try_from(most).unwrap_or(i32::MAX);
         (
             endpoint.name,

@@ -119,9 +119,9 @@ fn definition(tables: &Tables, name: &str) -> Option<Definition> {
                 id: cell::read(column(1))?,
                 endpoint: text(5)?,
                 template: text(6)?,
-                operations: cell::read(column(7))?,
-                on_error: text(11)?,
-                state: text(12)?,
+                operations: cell::read(column(8))?,
+                on_error: text(20)?,
+                state: text(21)?,
             })
         })?
     })
