@@ -5,6 +5,7 @@
 //! up and no definition is read on the hot path.
 
 use crate::buffer::Operation;
+use crate::call::Call;
 use crate::endpoint;
 use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
@@ -187,7 +188,7 @@ pub enum Fault {
 pub fn plan(endpoint: &str, text: &str, columns: &[Column]) -> Result<Plan, Fault> {
     let endpoint = endpoint::find(endpoint).ok_or(Fault::NoEndpoint)?;
     let template = template::parse(text).map_err(Fault::Mistake)?;
-    endpoint::check(endpoint, &template).map_err(Fault::Mistake)?;
+    endpoint::check(&Call::from(endpoint), &template).map_err(Fault::Mistake)?;
     Plan::new(endpoint, &template, columns).map_err(Fault::Missing)
 }
 
