@@ -125,6 +125,11 @@ impl Call {
         keys
     }
 
+    /// Whether parts of the payload belong into the path or the query string.
+    pub fn takes_from_payload(&self) -> bool {
+        !keys_of_path(&self.path).is_empty() || !self.query().is_empty()
+    }
+
     /// The keys that go into the query string.
     pub fn query(&self) -> &'static [&'static str] {
         self.endpoint.map_or(&[], |endpoint| endpoint.query)

@@ -62,7 +62,13 @@ extension_sql!(
 extension_sql_file!(
     "../sql/destinations.sql",
     name = "destinations",
-    requires = ["tables", surface::wake, surface::hide_statement, surface::check::check_url, surface::check::check_proxy]
+    requires = [
+        "tables",
+        surface::wake,
+        surface::hide_statement,
+        surface::check::check_url,
+        surface::check::check_proxy
+    ]
 );
 extension_sql_file!(
     "../sql/syncs.sql",
@@ -81,12 +87,23 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/trying.sql",
     name = "trying",
-    requires = ["syncs", surface::trying::rendered, surface::trying::send, surface::trying::suggest, surface::trying::user_agent]
+    requires = [
+        "syncs",
+        surface::trying::rendered,
+        surface::trying::send,
+        surface::trying::suggest,
+        surface::trying::user_agent
+    ]
 );
 extension_sql_file!(
     "../sql/letters.sql",
     name = "letters",
-    requires = ["syncs", surface::letters::render_letter, surface::letters::filter_letters, surface::wake_for_messages]
+    requires = [
+        "syncs",
+        surface::letters::render_letter,
+        surface::letters::filter_letters,
+        surface::wake_for_messages
+    ]
 );
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(

@@ -12,7 +12,7 @@ use crate::pg::mapper::{Mapped, Mapper};
 use crate::pg::trigger::{Stored, Tuple};
 use crate::pg::{encoding, trigger};
 use crate::render::{Bound, Column, Missing, Plan, RowView};
-use crate::template::{self, Mistake, Template};
+use crate::template::{self, Mistake, MistakeKind, Position, Template};
 use crate::{endpoint, payload};
 use pgrx::pg_sys;
 use std::rc::Rc;
@@ -63,14 +63,29 @@ struct Parsed {
 
 fn parse(call: &Call, template: Option<&str>, path: Option<&str>, has_mapper: bool) -> Result<Parsed, Fault> {
     let fault = |place| move |mistake| Fault::Mistake { place, mistake };
+    // A path without holes is the call's own for every row.
+    let path = path.filter(|path| path.contains("{{"));
     let path = path.map(liquid::path).transpose().map_err(fault("path"))?;
     let template = template.map(template::parse).transpose().map_err(fault("template"))?;
     match &template {
         Some(template) => endpoint::check(call, template).map_err(fault("template"))?,
         None if has_mapper => {}
-        None => endpoint::check_without_template(call).map_err(fault("path"))?,
+        None => check_bare(call).map_err(fault("template"))?,
     }
     Ok(Parsed { template, path })
+}
+
+/// Checks a call that is made without a payload.
+fn check_bare(call: &Call) -> Result<(), Mistake> {
+    match call.required().first() {
+        None => Ok(()),
+        Some(key) => Err(Mistake {
+            kind: MistakeKind::Malformed,
+            what: format!("there is none, and {} needs \"{key}\"", call.name()),
+            at: Position { line: 1, column: 1 },
+            hint: format!("write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"),
+        }),
+    }
 }
 
 impl Parsed {
@@ -151,6 +166,14 @@ pub struct Recipe {
     counting: Vec<Stored>,
 }
 
+/// What template or mapper made of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    Payload,
+    /// Nothing to send.
+    Skipped,
+}
+
 /// What became of a row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Made {
@@ -222,17 +245,36 @@ impl Recipe {
             return Ok(Made::Skipped);
         }
         let view = RowView::new(operation, row, old, &self.bound);
+        match self.payload(&view, out)? {
+            Whole::Skipped => Ok(Made::Skipped),
+            Whole::Payload => Ok(Made::Message(self.address(&view, out)?)),
+        }
+    }
+
+    /// A row as this recipe sees it.
+    pub fn view<'a>(&'a self, operation: Operation, row: Tuple, old: Option<Tuple>) -> RowView<'a> {
+        RowView::new(operation, row, old, &self.bound)
+    }
+
+    /// First half of [`Recipe::make`]: the payload whole, as template or mapper make it.
+    pub fn payload(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Whole, String> {
         match &self.maker {
-            Maker::Template(plan) => plan.render(operation, row, old, &view, out)?,
-            Maker::Mapper(mapper) => match mapper.map(operation, row, old) {
+            Maker::Template(plan) => plan.render(view, out)?,
+            Maker::Mapper(mapper) => match mapper.map(view.operation, view.row, view.old) {
                 Ok(Mapped::Payload(payload)) => out.extend_from_slice(&payload),
-                Ok(Mapped::Skip) => return Ok(Made::Skipped),
+                Ok(Mapped::Skip) => return Ok(Whole::Skipped),
                 Err(caught) => return Err(format!("the mapper failed with SQLSTATE {}", caught.sqlstate)),
             },
             Maker::Nothing => {}
         }
+        Ok(Whole::Payload)
+    }
+
+    /// Second half: what belongs into the path is taken out of the payload. Gives the path, if the row
+    /// decides it.
+    pub fn address(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Option<Box<str>>, String> {
         let mut path = match &self.path {
-            Some(path) => Some(self.fill(path, &view)?),
+            Some(path) => Some(self.fill(path, view)?),
             None => None,
         };
         if self.proof == Proof::EachPayload && !matches!(self.maker, Maker::Nothing) {
@@ -242,7 +284,7 @@ impl Recipe {
         if self.call.method == Method::Delete {
             out.clear();
         }
-        Ok(Made::Message(path.map(String::into_boxed_str)))
+        Ok(path.map(String::into_boxed_str))
     }
 
     /// Looks at a payload, and takes out of it what belongs into the path. Gives the path, if it does.

@@ -67,9 +67,9 @@ impl Bound {
 
 /// A row as Liquid sees it: nothing is converted that is not asked for.
 pub struct RowView<'a> {
-    operation: Operation,
-    row: Tuple,
-    old: Option<Tuple>,
+    pub operation: Operation,
+    pub row: Tuple,
+    pub old: Option<Tuple>,
     columns: &'a [Bound],
 }
 
@@ -132,7 +132,9 @@ impl Plan {
     ) -> Result<Plan, Missing> {
         let demand_of = |hole: &Hole| {
             let key = hole.key.and_then(|index| template.keys.get(index));
-            let demand = key.zip(endpoint).map_or(Demand::None, |(key, endpoint)| demand(endpoint, &key.name, &key.value));
+            let demand = key
+                .zip(endpoint)
+                .map_or(Demand::None, |(key, endpoint)| demand(endpoint, &key.name, &key.value));
             (demand, key.map(|key| key.name.clone()).unwrap_or_default())
         };
         let mut steps = Vec::with_capacity(template.pieces.len());
@@ -154,25 +156,19 @@ impl Plan {
     }
 
     /// Appends the payload to `out`, or says why there is none.
-    pub fn render(
-        &self,
-        operation: Operation,
-        row: Tuple,
-        old: Option<Tuple>,
-        view: &RowView<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
+    pub fn render(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        let word = view.operation.word();
         let rendering = OnceCell::new();
         let rendering = || rendering.get_or_init(|| liquid::Rendering::new(view));
         for step in &self.steps {
             match step {
                 Step::Literal(bytes) => out.extend_from_slice(bytes),
-                Step::Operation(Place::InString) => out.extend_from_slice(operation.word().as_bytes()),
-                Step::Operation(Place::Value) => json::push_string(out, operation.word().as_bytes()),
+                Step::Operation(Place::InString) => out.extend_from_slice(word.as_bytes()),
+                Step::Operation(Place::Value) => json::push_string(out, word.as_bytes()),
                 Step::Cell(cell) => {
                     let tuple = match cell.side {
-                        Side::Row => Some(row),
-                        Side::Old => old,
+                        Side::Row => Some(view.row),
+                        Side::Old => view.old,
                     };
                     cell.write(tuple, out)?;
                 }

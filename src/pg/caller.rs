@@ -174,7 +174,8 @@ pub fn query<R>(
     let command = CString::new(command).ok()?;
     let mut types = vec![pg_sys::JSONOID; parameters.len()];
     // A bytea and a json have the same form.
-    let mut values: Vec<_> = parameters.iter().filter_map(|json| pgrx::IntoDatum::into_datum(*json)).collect();
+    let mut values: Vec<_> =
+        parameters.iter().filter_map(|json| pgrx::IntoDatum::into_datum(*json)).collect();
     Some(with_rights(|| {
         // SAFETY: connects for the one command below.
         unsafe { pg_sys::SPI_connect() };

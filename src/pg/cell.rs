@@ -178,7 +178,9 @@ impl Kind {
     /// The value as Liquid takes it.
     pub fn datum(&self, datum: pg_sys::Datum) -> Result<Datum, Unwritable> {
         let as_json = |written: &[u8]| {
-            serde_json::from_str(&super::encoding::to_utf8(written)).map(Datum::Json).map_err(|_| Unwritable::NotJson)
+            serde_json::from_str(&super::encoding::to_utf8(written))
+                .map(Datum::Json)
+                .map_err(|_| Unwritable::NotJson)
         };
         Ok(match self {
             Kind::Bool => Datum::Bool(datum.value() & 1 == 1),
@@ -214,7 +216,9 @@ impl Kind {
                 }
             }
             Kind::Numeric => Datum::Decimal(self.plain_text(datum)?),
-            Kind::Text => return with_varlena(datum, |bytes| Ok(Datum::Text(super::encoding::to_utf8(bytes)))),
+            Kind::Text => {
+                return with_varlena(datum, |bytes| Ok(Datum::Text(super::encoding::to_utf8(bytes))));
+            }
             Kind::Bpchar | Kind::Name | Kind::Uuid => Datum::Text(self.plain_text(datum)?),
             Kind::Bytea => with_varlena(datum, |bytes| {
                 let mut text = Vec::new();
@@ -465,6 +469,11 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
 pub fn jsonb_text(datum: pg_sys::Datum) -> Vec<u8> {
     // SAFETY: jsonb_out reads a jsonb, makes a C string and reads no setting.
     unsafe { call_output(pg_sys::jsonb_out, datum) }.to_bytes().to_vec()
+}
+
+/// A jsonb value as text in UTF-8.
+pub fn jsonb_as_utf8(datum: pg_sys::Datum) -> String {
+    super::encoding::to_utf8(&jsonb_text(datum))
 }
 
 /// The elements of a `name[]`, in UTF-8.

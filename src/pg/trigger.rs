@@ -231,5 +231,6 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
         return u32::from(relation).to_string();
     }
     // SAFETY: both are C strings in the current memory context, and so is the result.
-    unsafe { CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)) }.to_string_lossy().into_owned()
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)) };
+    super::encoding::to_utf8(quoted.to_bytes())
 }

@@ -3,7 +3,7 @@
 use super::refuse;
 use crate::call::Call;
 use crate::endpoint::CATALOGUE;
-use crate::pg::{caller, trigger};
+use crate::pg::{caller, encoding, trigger};
 use crate::recipe::{self, Fault, Sources};
 use crate::template::{Mistake, MistakeKind};
 use pgrx::pg_sys;
@@ -94,13 +94,7 @@ fn check_recipe(
     let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let (template, path, endpoint) = (text(template), text(path), &*String::from_utf8_lossy(endpoint));
     let Some(call) = Call::of(endpoint, method, path.as_deref(), root) else {
-        let known: Vec<_> = CATALOGUE.iter().map(|endpoint| endpoint.name).collect();
-        return refuse(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("endpoint \"{endpoint}\" is not known"),
-            None,
-            format!("Endpoints: {}; see lago_push.endpoints. Any other call of Lago: give path, and method and root if need be.", known.join(", ")),
-        );
+        return refuse_endpoint(endpoint);
     };
     // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
     let relation =
@@ -117,6 +111,20 @@ fn check_recipe(
         Ok(_) => {}
         Err(fault) => explain(fault, source, relation.as_ptr(), &sources),
     }
+}
+
+/// Refuses an endpoint that is not in the catalogue.
+pub(super) fn refuse_endpoint(endpoint: &str) {
+    let known: Vec<_> = CATALOGUE.iter().map(|endpoint| endpoint.name).collect();
+    refuse(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("endpoint \"{}\" is not known", encoding::storable(endpoint)),
+        None,
+        format!(
+            "Endpoints: {}; see lago_push.endpoints. Any other call of Lago: give path, and method and root if need be.",
+            known.join(", ")
+        ),
+    );
 }
 
 /// A JSON array of names.
@@ -179,4 +187,3 @@ fn check_schedule(schedule: &str) {
 fn check_filter(filter: &[u8]) {
     caller::parse_expression(filter);
 }
-

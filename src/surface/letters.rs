@@ -30,9 +30,7 @@ fn render_letter(
     TableIterator::once(match render(sync_id, operation, source_row, old_row) {
         Ok((payload, Made::Message(path))) => (Some(payload), path.map(String::from), false, None),
         Ok((_, Made::Skipped)) => (None, None, true, None),
-        Err(reason) => {
-            (None, None, false, Some(encoding::storable(&reason).into_bytes()))
-        }
+        Err(reason) => (None, None, false, Some(encoding::storable(&reason).into_bytes())),
     })
 }
 
@@ -74,9 +72,7 @@ fn render(
     });
     match made {
         Ok(made) => Ok((payload, made.flatten().ok_or_else(|| "the kept row is empty".to_owned())??)),
-        Err(caught) => {
-            Err(format!("the kept row no longer fits the table: SQLSTATE {}", caught.sqlstate))
-        }
+        Err(caught) => Err(format!("the kept row no longer fits the table: SQLSTATE {}", caught.sqlstate)),
     }
 }
 
