@@ -41,6 +41,7 @@ mod render;
 mod sender;
 mod settings;
 mod shared;
+mod suggest;
 mod surface;
 mod sync;
 mod template;
