@@ -10,7 +10,7 @@
 //! | step | module |
 //! |---|---|
 //! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
-//! | template | [`template`]: text to pieces; [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`] |
+//! | template | [`template`]: text to pieces; [`call`], [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
 //! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`lane`]: what goes when; [`backoff`] |
