@@ -13,8 +13,8 @@
 //! | template | [`template`]: text to pieces; [`call`], [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
-//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`lane`]: what goes when; [`backoff`] |
-//! | sender | [`sender`]: threads and HTTP |
+//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
+//! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
 //! | views | [`surface`], and the files in `sql/` |
 //!
