@@ -86,7 +86,9 @@ pub fn capture(fired: &Fired) {
                     buffer.push_payload(current, ready.sync, operation, path, &payload)
                 }),
                 Ok(Made::Skipped) => {}
-                Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error, &ready.excluded),
+                Err(reason) => {
+                    unrendered(fired, ready.sync, &ready.name, reason, ready.on_error, &ready.excluded)
+                }
             }
             // One huge row should not stay allocated for the life of the backend.
             payload.shrink_to(64 * 1024);
@@ -98,14 +100,7 @@ pub fn capture(fired: &Fired) {
     }
 }
 
-fn unrendered(
-    fired: &Fired,
-    sync: i32,
-    name: &str,
-    reason: String,
-    on_error: OnError,
-    excluded: &[String],
-) {
+fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError, excluded: &[String]) {
     if on_error == OnError::Raise {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,

@@ -7,14 +7,14 @@
 
 use crate::buffer::Operation;
 use crate::call::{Call, Method};
+use crate::endpoint::{self, Nature};
 use crate::liquid::{self, Side};
+use crate::payload;
 use crate::pg::mapper::{Mapped, Mapper};
 use crate::pg::trigger::{Stored, Tuple};
 use crate::pg::{encoding, trigger};
 use crate::render::{Bound, Column, Missing, Plan, RowView};
 use crate::template::{self, Mistake, MistakeKind, PathPiece, PathTemplate, Piece, Position, Template};
-use crate::endpoint::{self, Nature};
-use crate::payload;
 use pgrx::pg_sys;
 
 /// The columns of a relation, and which of them a sync may see.
@@ -90,7 +90,9 @@ fn check_bare(call: &Call) -> Result<(), Mistake> {
             kind: MistakeKind::Malformed,
             what: format!("there is none, and {} needs \"{key}\"", call.name()),
             at: Position { line: 1, column: 1 },
-            hint: format!("write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"),
+            hint: format!(
+                "write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"
+            ),
         }),
     }
 }

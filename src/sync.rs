@@ -215,12 +215,9 @@ fn compile(fired: &Fired) -> Compiled {
             on_error: stored.on_error,
             excluded: stored.exclude,
         }),
-        Err(reason) => Compiled::Broken {
-            sync: stored.id,
-            reason,
-            on_error: stored.on_error,
-            excluded: stored.exclude,
-        },
+        Err(reason) => {
+            Compiled::Broken { sync: stored.id, reason, on_error: stored.on_error, excluded: stored.exclude }
+        }
     }
 }
 

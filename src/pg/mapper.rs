@@ -98,7 +98,6 @@ impl Mapper {
             None => Mapped::Skip,
         }
     }
-
 }
 
 impl Drop for Mapper {
