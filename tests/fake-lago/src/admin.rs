@@ -12,6 +12,7 @@ use crate::catalog::{Aggregation, Metric, Subscription};
 use crate::decimal::{self, Read};
 use crate::fault::Fault;
 use crate::http::{self, Request};
+use crate::objects;
 use crate::reply::Reply;
 use crate::store::StoredEvent;
 use crate::time::{self, Fraction};
@@ -30,11 +31,9 @@ pub fn answer(app: &App, path: &str, request: &Request) -> Reply {
             lock(&app.faults).clear();
             Ok(done())
         }
-        ("POST", "metrics") => change(request, metric, |metric| {
-            app.change_settings(|settings| settings.catalog.define_metric(metric));
-        }),
+        ("POST", "metrics") => change(request, metric, |metric| app.define_metric(metric)),
         ("POST", "subscriptions") => change(request, subscription, |subscription| {
-            app.change_settings(|settings| settings.catalog.define_subscription(subscription));
+            app.define(|books| objects::define::subscription(books, &subscription));
         }),
         ("POST", "accept_any") => change(request, accept_any, |accept| {
             app.change_settings(|settings| settings.config.accept_any = accept);
@@ -81,9 +80,16 @@ pub fn bill_of(app: &App) -> Bill {
     if !config.keep_events {
         return bill::counted(lock(&app.state).counted());
     }
-    let events = lock(&app.state).events();
+    let mut catalog = settings.catalog.clone();
+    let events = {
+        let state = lock(&app.state);
+        for subscription in objects::all_periods(&state.objects) {
+            catalog.define_subscription(subscription);
+        }
+        state.events()
+    };
     let unknown = if config.accept_any { Unknown::Billed } else { Unknown::NotBilled };
-    bill::bill(&events, config.store, &settings.catalog, unknown)
+    bill::bill(&events, config.store, &catalog, unknown)
 }
 
 fn stats(app: &App) -> Value {

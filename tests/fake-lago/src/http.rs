@@ -28,6 +28,8 @@ pub struct Request {
     pub content_type: Option<String>,
     pub accept: Option<String>,
     pub user_agent: Option<String>,
+    /// What a client adds of its own: neither the key, nor what is above, nor what belongs to the connection.
+    pub headers: Vec<(String, String)>,
     pub persistence: Persistence,
     pub body: Vec<u8>,
 }
@@ -201,6 +203,7 @@ fn parse_head(bytes: &[u8]) -> Parsed {
         content_type: None,
         accept: None,
         user_agent: None,
+        headers: Vec::new(),
         persistence: if parsed.version == Some(1) { Persistence::KeepAlive } else { Persistence::Close },
         body: Vec::new(),
     };
@@ -237,6 +240,8 @@ fn parse_head(bytes: &[u8]) -> Parsed {
                 Ok(length) => framing = Framing::Length(length),
                 Err(_) => return Parsed::Refused(400),
             }
+        } else if !["host", "accept-encoding", "content-length"].into_iter().any(is) {
+            request.headers.push((header.name.to_owned(), text()));
         }
     }
     Parsed::Head(Box::new(Head { request, framing, wants_continue, length }))

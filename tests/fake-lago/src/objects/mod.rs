@@ -1,0 +1,24 @@
+//! The objects besides events: customers, subscriptions, wallets and all else a client writes.
+//!
+//! One file per family. A handler gets what was sent and answers with the object or a refusal; nothing here
+//! knows about sockets, keys or faults.
+
+mod answer;
+mod books;
+mod customer;
+pub mod define;
+mod input;
+mod kind;
+mod route;
+mod subscription;
+mod table;
+mod wallet;
+mod wallet_transaction;
+
+pub use answer::answer;
+pub use books::{Books, Origin};
+pub use define::Reusable;
+pub use kind::Kind;
+pub use route::{Operation, operation};
+pub use subscription::{all_periods, periods};
+pub use table::Objects;
