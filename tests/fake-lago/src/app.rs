@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::body::{self, Element, Malformed, Root};
 use crate::catalog::Metric;
@@ -15,7 +15,7 @@ use crate::config::{Access, Denied, Settings};
 use crate::fault::{Effect, Faults, Storing};
 use crate::http::Request;
 use crate::limit::{Standing, Verdict, Window};
-use crate::objects::{self, Books, Origin};
+use crate::objects::{self, Books, Kind, Origin};
 use crate::reply::{self, Accepts, Reply};
 use crate::router::{self, Route};
 use crate::store::{Arrival, Keys, RequestLog, State};
@@ -165,9 +165,26 @@ impl App {
         define(&mut Books { origin: Origin::Definition, objects, app: self, license, now })
     }
 
+    /// Adds an object, or changes the customer or code that exists; returns its `lago_id`.
+    pub fn define_object(&self, kind: Kind, fields: Map<String, Value>) -> String {
+        let (lago_id, object) = self.define(|books| {
+            let at = objects::define::object(books, kind, fields);
+            (books.text(at, "lago_id"), books.value(at))
+        });
+        if let (Kind::BillableMetric, Value::Object(fields)) = (kind, object) {
+            self.publish(objects::metric_of(&fields));
+        }
+        lago_id
+    }
+
     /// Adds a metric or replaces the one with the same code.
     pub fn define_metric(&self, metric: Metric) {
         self.define(|books| objects::define::metric(books, &metric));
+        self.publish(metric);
+    }
+
+    /// Tells the catalog of a metric that was defined.
+    fn publish(&self, metric: Metric) {
         self.change_settings(|settings| {
             settings.defined.define_metric(metric.clone());
             settings.catalog.define_metric(metric);

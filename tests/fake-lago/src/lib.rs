@@ -116,6 +116,11 @@ impl FakeLago {
         self.app.change_settings(|settings| settings.config.denied = denied);
     }
 
+    /// Whether premium features are available.
+    pub fn set_license(&self, license: License) {
+        self.app.change_settings(|settings| settings.config.license = license);
+    }
+
     /// For events from now on; keys of the other store are forgotten by `reset` only.
     pub fn set_store(&self, store: Store) {
         self.app.change_settings(|settings| settings.config.store = store);

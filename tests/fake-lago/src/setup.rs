@@ -58,11 +58,7 @@ impl FakeLago {
 
     /// Adds an object, or changes the customer or code that exists; returns its `lago_id`.
     pub fn define_object(&self, kind: Kind, fields: &Value) -> String {
-        let fields = fields.as_object().cloned().unwrap_or_default();
-        self.app.define(|books| {
-            let at = define::object(books, kind, fields);
-            books.text(at, "lago_id")
-        })
+        self.app.define_object(kind, fields.as_object().cloned().unwrap_or_default())
     }
 
     pub fn define_customer(&self, external_id: &str) -> String {
@@ -85,5 +81,21 @@ impl FakeLago {
     /// An empty wallet in USD with code `default`, one unit of currency per credit.
     pub fn define_wallet(&self, external_customer_id: &str) -> String {
         self.define_object(Kind::Wallet, &json!({"external_customer_id": external_customer_id}))
+    }
+
+    /// A finalized invoice of one fee, unpaid.
+    pub fn define_invoice(&self, external_customer_id: &str, amount_cents: u64) -> String {
+        self.app.define(|books| {
+            let at = define::invoice(books, external_customer_id, amount_cents);
+            books.text(at, "lago_id")
+        })
+    }
+
+    /// A fee that no invoice holds.
+    pub fn define_fee(&self, amount_cents: u64) -> String {
+        self.app.define(|books| {
+            let at = define::fee(books, amount_cents);
+            books.text(at, "lago_id")
+        })
     }
 }

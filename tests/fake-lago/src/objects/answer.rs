@@ -9,7 +9,10 @@ use super::books::{Books, Origin};
 use super::kind::Kind;
 use super::route::{Operation, Target};
 use super::table::Fields;
-use super::{customer, input, subscription, wallet, wallet_transaction};
+use super::{
+    applied_coupon, coded, credit_note, customer, input, invoice, payment, plan, subscription, wallet,
+    wallet_transaction,
+};
 use crate::app::{Call, Stopped, lock};
 use crate::body::Root;
 use crate::reply::{self, Reply};
@@ -54,7 +57,7 @@ fn perform(books: &mut Books<'_>, operation: &Operation, query: &str, sent: Fiel
         }
         Operation::Update(kind, target) => (kind.name(), update(books, *kind, target, query, sent)?),
         Operation::End(kind, target) => (kind.name(), end(books, *kind, target, query)?),
-        Operation::EstimateFees => return Err(reply::not_found("resource")),
+        Operation::EstimateFees => ("fees", Value::Array(plan::estimate(books, sent)?)),
     };
     Ok(Reply::value(200, &json!({root: object})))
 }
@@ -63,8 +66,12 @@ fn create(books: &mut Books<'_>, kind: Kind, sent: Fields) -> Result<Value, Repl
     match kind {
         Kind::Customer => customer::upsert(books, sent),
         Kind::Subscription => subscription::create(books, sent),
+        Kind::AppliedCoupon => applied_coupon::create(books, sent),
         Kind::Wallet => wallet::create(books, sent),
-        _ => Err(reply::not_found("resource")),
+        Kind::Invoice => invoice::create(books, sent),
+        Kind::CreditNote => credit_note::create(books, sent),
+        Kind::Payment => payment::create(books, sent),
+        kind => coded::create(books, kind, sent),
     }
 }
 
@@ -85,7 +92,10 @@ fn update(
             let found = wallet::find_of(books, customer, name);
             wallet::update(books, found, sent)
         }
-        _ => Err(reply::not_found("resource")),
+        (Kind::Invoice, Target::Named(id)) => invoice::update(books, id, sent),
+        (Kind::Fee, Target::Named(id)) => invoice::update_fee(books, id, sent),
+        (kind, Target::Named(code)) => coded::update(books, kind, code, sent),
+        (_, Target::OfCustomer { .. }) => Err(reply::not_found("resource")),
     }
 }
 
@@ -100,6 +110,9 @@ fn end(books: &mut Books<'_>, kind: Kind, target: &Target, query: &str) -> Resul
         (Kind::Wallet, Target::OfCustomer { customer, name }) => {
             let found = wallet::find_of(books, customer, name);
             wallet::end(books, found)
+        }
+        (Kind::AppliedCoupon, Target::OfCustomer { customer, name }) => {
+            applied_coupon::end(books, customer, name)
         }
         _ => Err(reply::not_found("resource")),
     }

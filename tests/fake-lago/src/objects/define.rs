@@ -1,9 +1,11 @@
 //! Objects a test puts there itself, without a request.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::books::{self, Books};
 use super::customer;
+use super::input;
+use super::invoice as invoices;
 use super::kind::Kind;
 use super::table::{At, Fields, text};
 use super::wallet;
@@ -54,6 +56,12 @@ pub fn object(books: &mut Books<'_>, kind: Kind, mut fields: Fields) -> At {
             [("name", name), ("amount_cents", json!(0)), ("amount_currency", json!("USD"))],
         ),
         Kind::Coupon => books::complete(&mut fields, [("name", name), ("reusable", json!(true))]),
+        Kind::Subscription => {
+            let start = books::stamp(0);
+            let defaults =
+                [("status", json!("active")), ("subscription_at", start.clone()), ("started_at", start)];
+            books::complete(&mut fields, defaults);
+        }
         _ => {}
     }
     books.add(kind, fields)
@@ -100,4 +108,22 @@ pub fn metric(books: &mut Books<'_>, metric: &catalog::Metric) {
         Kind::BillableMetric,
         Fields::from_iter(fields.map(|(name, value)| (name.to_owned(), value))),
     );
+}
+
+/// A finalized invoice of one fee.
+pub fn invoice(books: &mut Books<'_>, external_customer_id: &str, amount_cents: u64) -> At {
+    let owner = customer::find_or_create(books, external_customer_id);
+    let at = invoices::issue(books, owner, json!("USD"), vec![invoices::Line::of(amount_cents)]);
+    books.objects.keep(at);
+    at
+}
+
+/// A fee no invoice holds yet, as an in-advance charge that is not invoiced leaves it.
+pub fn fee(books: &mut Books<'_>, amount_cents: u64) -> At {
+    let fields = [
+        ("lago_invoice_id", Value::Null),
+        ("amount_cents", input::whole(&amount_cents.into())),
+        ("payment_status", json!("pending")),
+    ];
+    books.add(Kind::Fee, Fields::from_iter(fields.map(|(name, value)| (name.to_owned(), value))))
 }

@@ -4,11 +4,18 @@
 //! knows about sockets, keys or faults.
 
 mod answer;
+mod applied_coupon;
+mod billable_metric;
 mod books;
+mod coded;
+mod credit_note;
 mod customer;
 pub mod define;
 mod input;
+mod invoice;
 mod kind;
+mod payment;
+mod plan;
 mod route;
 mod subscription;
 mod table;
@@ -16,6 +23,7 @@ mod wallet;
 mod wallet_transaction;
 
 pub use answer::answer;
+pub use billable_metric::of as metric_of;
 pub use books::{Books, Origin};
 pub use define::Reusable;
 pub use kind::Kind;

@@ -3,8 +3,11 @@
 #[path = "../client/mod.rs"]
 mod client;
 
+mod catalogue;
 mod common;
+mod coupons;
 mod customers;
+mod invoices;
 mod subscriptions;
 mod wallets;
 
