@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::app::lock;
-use crate::objects::define;
 use crate::{FakeLago, Kind, Reusable};
 
 impl FakeLago {
@@ -85,17 +84,12 @@ impl FakeLago {
 
     /// A finalized invoice of one fee, unpaid.
     pub fn define_invoice(&self, external_customer_id: &str, amount_cents: u64) -> String {
-        self.app.define(|books| {
-            let at = define::invoice(books, external_customer_id, amount_cents);
-            books.text(at, "lago_id")
-        })
+        let fields = json!({"external_customer_id": external_customer_id, "amount_cents": amount_cents});
+        self.define_object(Kind::Invoice, &fields)
     }
 
     /// A fee that no invoice holds.
     pub fn define_fee(&self, amount_cents: u64) -> String {
-        self.app.define(|books| {
-            let at = define::fee(books, amount_cents);
-            books.text(at, "lago_id")
-        })
+        self.define_object(Kind::Fee, &json!({"amount_cents": amount_cents}))
     }
 }

@@ -379,6 +379,11 @@ impl State {
         self.log.iter().filter(|request| request.number > number).cloned().collect()
     }
 
+    /// The last so many of them, oldest first.
+    pub fn last_requests(&self, count: usize) -> Vec<RequestLog> {
+        self.log.iter().skip(self.log.len().saturating_sub(count)).cloned().collect()
+    }
+
     /// Forgets everything that came in.
     pub fn reset(&mut self) {
         let objects = std::mem::take(&mut self.objects).definitions();

@@ -2,7 +2,6 @@
 //!
 //! A second create is refused; changes go by code.
 
-use bigdecimal::BigDecimal;
 use serde_json::{Value, json};
 
 use super::books::{self, Books, Outcome};
@@ -173,7 +172,7 @@ fn check(rules: &Rules, kind: Kind, fields: &Fields) -> Problems {
     for name in rules.numbers {
         match fields.get(*name).filter(|value| !input::is_blank(Some(value))).map(input::number) {
             Some(None) => problems.add(name, "value_is_invalid"),
-            Some(Some(number)) if number < BigDecimal::from(0) => problems.add(name, "value_is_out_of_range"),
+            Some(Some(number)) if number < 0 => problems.add(name, "value_is_out_of_range"),
             _ => {}
         }
     }

@@ -55,7 +55,7 @@ pub fn create(books: &mut Books<'_>, sent: Fields) -> Outcome {
         };
         let whole = input::number(&books.field(fee, "amount_cents")).unwrap_or_default();
         let used = credited(books, &invoice_id, fee_id) + credited_by(&noted, fee_id);
-        if amount < BigDecimal::from(0) {
+        if amount < 0 {
             return Err(problem("amount_cents", "invalid_value"));
         }
         if amount > whole - used {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::books::{self, Books};
 use super::customer;
 use super::input;
-use super::invoice as invoices;
+use super::invoice;
 use super::kind::Kind;
 use super::table::{At, Fields, text};
 use super::wallet;
@@ -56,6 +56,18 @@ pub fn object(books: &mut Books<'_>, kind: Kind, mut fields: Fields) -> At {
             [("name", name), ("amount_cents", json!(0)), ("amount_currency", json!("USD"))],
         ),
         Kind::Coupon => books::complete(&mut fields, [("name", name), ("reusable", json!(true))]),
+        Kind::Invoice => {
+            let owner = customer::find_or_create(books, text(&fields, "external_customer_id"));
+            let amount = fields.remove("amount_cents").as_ref().and_then(input::number).unwrap_or_default();
+            let at = invoice::issue(books, owner, json!("USD"), vec![invoice::Line::of(amount)]);
+            books.objects.change(at, fields);
+            books.objects.keep(at);
+            return at;
+        }
+        Kind::Fee => {
+            let defaults = [("lago_invoice_id", Value::Null), ("payment_status", json!("pending"))];
+            books::complete(&mut fields, defaults);
+        }
         Kind::Subscription => {
             let start = books::stamp(0);
             let defaults =
@@ -108,22 +120,4 @@ pub fn metric(books: &mut Books<'_>, metric: &catalog::Metric) {
         Kind::BillableMetric,
         Fields::from_iter(fields.map(|(name, value)| (name.to_owned(), value))),
     );
-}
-
-/// A finalized invoice of one fee.
-pub fn invoice(books: &mut Books<'_>, external_customer_id: &str, amount_cents: u64) -> At {
-    let owner = customer::find_or_create(books, external_customer_id);
-    let at = invoices::issue(books, owner, json!("USD"), vec![invoices::Line::of(amount_cents)]);
-    books.objects.keep(at);
-    at
-}
-
-/// A fee no invoice holds yet, as an in-advance charge that is not invoiced leaves it.
-pub fn fee(books: &mut Books<'_>, amount_cents: u64) -> At {
-    let fields = [
-        ("lago_invoice_id", Value::Null),
-        ("amount_cents", input::whole(&amount_cents.into())),
-        ("payment_status", json!("pending")),
-    ];
-    books.add(Kind::Fee, Fields::from_iter(fields.map(|(name, value)| (name.to_owned(), value))))
 }

@@ -64,8 +64,7 @@ pub fn number(value: &Value) -> Option<BigDecimal> {
 
 /// Credits are decimal texts; JSON numbers are refused, so that none passes through a double.
 pub fn credits(value: &Value) -> Option<BigDecimal> {
-    let zero = BigDecimal::from(0);
-    value.as_str().and_then(decimal::number).filter(|credits| *credits >= zero)
+    value.as_str().and_then(decimal::number).filter(|credits| *credits >= 0)
 }
 
 /// The JSON number of a whole amount.

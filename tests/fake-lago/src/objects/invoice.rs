@@ -36,8 +36,8 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn of(amount_cents: u64) -> Line {
-        Line { fields: Fields::new(), amount_cents: amount_cents.into() }
+    pub fn of(amount_cents: BigDecimal) -> Line {
+        Line { fields: Fields::new(), amount_cents }
     }
 }
 
@@ -75,7 +75,7 @@ fn price(books: &Books<'_>, add_on: At, mut fields: Fields, problems: &mut Probl
     ];
     books::complete(&mut fields, defaults);
     let mut read = |name: &str| match fields.get(name).and_then(input::number) {
-        Some(number) if number >= BigDecimal::from(0) => number,
+        Some(number) if number >= 0 => number,
         Some(_) => {
             problems.add(name, "value_is_out_of_range");
             BigDecimal::from(0)
@@ -92,7 +92,7 @@ fn price(books: &Books<'_>, add_on: At, mut fields: Fields, problems: &mut Probl
 /// A finalized invoice of these fees.
 pub fn issue(books: &mut Books<'_>, customer: At, currency: Value, lines: Vec<Line>) -> At {
     let total: BigDecimal = lines.iter().map(|line| &line.amount_cents).sum();
-    let payment_status = if total > BigDecimal::from(0) { "pending" } else { "succeeded" };
+    let payment_status = if total > 0 { "pending" } else { "succeeded" };
     let invoice = books.add(
         Kind::Invoice,
         Fields::from_iter(

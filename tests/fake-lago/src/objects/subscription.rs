@@ -6,8 +6,7 @@ use super::books::{self, Books, Outcome};
 use super::customer;
 use super::input::{self, Permitted, Problems, problem};
 use super::kind::Kind;
-use super::table::{At, Fields, Objects, text};
-use crate::catalog;
+use super::table::{At, Fields, text};
 use crate::config::License;
 use crate::http;
 use crate::reply::{self, Reply};
@@ -278,29 +277,4 @@ pub fn cancel(books: &mut Books<'_>, at: At) {
     let now = books.stamp();
     books.objects.set(at, "status", "canceled");
     books.objects.set(at, "canceled_at", now);
-}
-
-/// When events of this subscription are billed.
-pub fn periods(objects: &Objects, external_id: &str) -> Vec<catalog::Subscription> {
-    let known = objects.by_key(Kind::Subscription, external_id);
-    known.into_iter().filter_map(|at| objects.get(at)).filter_map(period).collect()
-}
-
-pub fn all_periods(objects: &Objects) -> impl Iterator<Item = catalog::Subscription> {
-    objects.all(Kind::Subscription).filter_map(period)
-}
-
-fn period(fields: &Fields) -> Option<catalog::Subscription> {
-    let at = |name: &str| fields.get(name).and_then(input::instant).and_then(time::system_time);
-    let started_at = match text(fields, "status") {
-        "active" | "terminated" => at("started_at")?,
-        "pending" if fields.get("previous_plan_code").is_none_or(Value::is_null) => at("subscription_at")?,
-        _ => return None,
-    };
-    Some(catalog::Subscription {
-        external_id: text(fields, "external_id").to_owned(),
-        external_customer_id: text(fields, "external_customer_id").to_owned(),
-        started_at,
-        ended_at: at("terminated_at"),
-    })
 }

@@ -1,6 +1,5 @@
 //! Wallets: each create makes another one, up to the limit.
 
-use bigdecimal::BigDecimal;
 use serde_json::json;
 
 use super::books::{self, Books, Outcome};
@@ -79,7 +78,7 @@ pub fn create(books: &mut Books<'_>, sent: Fields) -> Outcome {
     if let Some(rate) = sent.get("rate_amount").filter(|rate| !input::is_blank(Some(rate))) {
         match input::number(rate) {
             None => problems.add("rate_amount", "value_is_invalid"),
-            Some(rate) if rate <= BigDecimal::from(0) => problems.add("rate_amount", "value_is_out_of_range"),
+            Some(rate) if rate <= 0 => problems.add("rate_amount", "value_is_out_of_range"),
             Some(_) => {}
         }
     }

@@ -81,7 +81,7 @@ pub fn check_credits(sent: &Fields, problems: &mut Problems) {
 fn movement(sent: &mut Fields, name: &str, metadata: &str) -> Movement {
     let credits = Direction::ALL.into_iter().filter_map(|direction| {
         let credits = sent.remove(direction.field()).as_ref().and_then(input::credits)?;
-        (credits > BigDecimal::from(0)).then_some((direction, credits))
+        (credits > 0).then_some((direction, credits))
     });
     let credits = credits.collect();
     let mut taken = |field: &str| sent.remove(field).unwrap_or_default();

@@ -180,3 +180,41 @@ fn every_object_has_an_id_of_its_own() {
     assert_ne!(ids[0], ids[1]);
     assert!(ids.iter().all(|id| id.len() == 38 && *id != stored), "{ids:?}");
 }
+
+#[test]
+fn the_administration_defines_and_lists_objects_and_requests() {
+    let (server, mut client) = organization();
+    let ids = client.post("/_fake/objects/plans", r#"[{"code":"a"},{"code":"b","amount_cents":5}]"#);
+    assert_eq!(ids.json()["lago_ids"].as_array().map(Vec::len), Some(2));
+    let listed = client.get("/_fake/objects/plan").json();
+    assert_eq!((&listed[1]["code"], &listed[1]["amount_cents"]), (&json!("b"), &json!(5)));
+    assert_eq!(server.objects(Kind::Plan).len(), 2);
+    for (path, body) in [("objects/planet", "{}"), ("objects/plan", "1"), ("license", "1")] {
+        assert_eq!(client.post(&format!("/_fake/{path}"), body).status, 400, "{path}");
+    }
+    assert_eq!(client.get("/_fake/objects/planet").status, 400);
+
+    customer(&mut client, "c");
+    customer(&mut client, "d");
+    let requests = client.get("/_fake/requests?limit=1").json();
+    assert_eq!(requests.as_array().map(Vec::len), Some(1));
+    assert_eq!((&requests[0]["path"], &requests[0]["status"]), (&json!(CUSTOMERS), &json!(200)));
+    assert_eq!(requests[0]["body"], r#"{"customer":{"external_id":"d"}}"#);
+
+    let invoice = server.define_invoice("c", 10);
+    let payment = json!({"invoice_id": invoice, "amount_cents": 10, "reference": "r"});
+    assert_eq!(client.create("payments", "payment", &payment).status, 403);
+    client.post("/_fake/license", r#""premium""#);
+    assert_eq!(client.create("payments", "payment", &payment).status, 200);
+}
+
+#[test]
+fn a_metric_defined_as_an_object_counts_for_the_bill_and_survives_a_reset() {
+    let (server, mut client) = organization();
+    server.define_object(Kind::Subscription, &json!({"external_id": "sub_1", "external_customer_id": "c"}));
+    let metric = json!({"code": "calls", "aggregation_type": "count_agg"});
+    server.define_object(Kind::BillableMetric, &metric);
+    server.reset();
+    client.event(&event("t"));
+    assert_eq!(server.bill().line("sub_1", "calls").map(|line| line.events), Some(1));
+}
