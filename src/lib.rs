@@ -33,6 +33,7 @@ mod endpoint;
 mod json;
 mod lane;
 mod launcher;
+mod liquid;
 mod outbox;
 mod pg;
 mod render;
