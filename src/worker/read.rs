@@ -51,6 +51,8 @@ impl Worker {
             if news == News::Yes && !self.more && self.cursor.next_again().is_none() {
                 self.complete_at = asked_at;
             }
+            // What was committed before a tick may be found after it.
+            self.come_to_now();
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
