@@ -2,9 +2,11 @@
 //! is never made twice where that would do harm.
 #![forbid(unsafe_code)]
 
+use delivery::cluster::{Cluster, Options};
+use delivery::oracle::assert_billed_exactly_once;
 use delivery::scene::{Scene, insert_rows};
 use delivery::wait::{PATIENCE, wait_until};
-use fake_lago::{Effect, Fault, RequestLog, Storing};
+use fake_lago::{Effect, Fault, RequestLog, Store, Storing};
 
 /// An active sync of that name whose definition is then set as `set` says. Its messages are put into the
 /// outbox as they are: what is tried here begins there.
@@ -173,6 +175,38 @@ fn a_top_up_that_certainly_did_not_reach_lago_is_made_when_it_is_back() {
     let reason = dead_letter(&scene, "top_ups");
     assert!(reason.contains("wallet_not_found"), "{reason}");
     assert_eq!(requests(&scene, 2, |request| request.method == "POST").len(), 2, "once refused by 503");
+}
+
+#[test]
+fn a_top_up_under_way_when_the_worker_dies_is_not_made_again() {
+    let scene = Scene::on(Cluster::start(&Options::durable()), Store::Postgres);
+    manual(&scene, "top_ups", "POST", "/wallet_transactions", Some("wallet_transaction"));
+    scene.lago.fault(Fault::next(1, Effect::Hang(Storing::Done)));
+    enqueue(&scene, "top_ups", r#"{"wallet_id":"w","granted_credits":"5"}"#, None);
+    let made = |request: &RequestLog| request.path.ends_with("/wallet_transactions");
+    requests(&scene, 1, made);
+    let mut witness = scene.cluster.connect("postgres");
+    scene.cluster.kill9(scene.wait_for_worker());
+    wait_until("the server has noticed the death", PATIENCE, || witness.simple_query("select 1").is_err());
+    scene.cluster.wait_until_ready();
+    let reason = dead_letter(&scene, "top_ups");
+    assert!(reason.contains("the worker ended while the call was under way"), "{reason}");
+    assert_eq!((requests(&scene, 1, made).len(), scene.waiting()), (1, 0));
+    assert_eq!(scene.value::<i64>("select count(*) from lago_push.retry"), 0);
+}
+
+#[test]
+fn a_worker_sent_away_in_the_middle_of_its_work_comes_back_without_a_commit() {
+    let scene = Scene::new();
+    scene.billed_table("usage");
+    scene.lago.stop();
+    scene.sql(&insert_rows("usage", 10));
+    wait_until("it was tried", PATIENCE, || scene.destination_error().is_some());
+    let worker = scene.wait_for_worker();
+    scene.run("select pg_terminate_backend($1)", &[&worker]);
+    wait_until("the worker has gone", PATIENCE, || scene.cluster.worker_pid(&scene.database) != Some(worker));
+    scene.lago.resume().expect("the port is free");
+    assert_billed_exactly_once(&scene);
 }
 
 #[test]
