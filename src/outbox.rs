@@ -513,7 +513,7 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<()>
     // First, while the messages are there.
     for (sync, sqlstate) in keep_replies(statements, &settlement.replies) {
         let reason = unkept_reason(&sqlstate);
-        pgrx::warning!("lago_push kept a reply of sync {sync} not: {reason}");
+        pgrx::warning!("lago_push could not keep a reply of sync {sync}: {reason}");
         settlement.accounts.entry(sync).or_default().last_error = Some(reason);
     }
     let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
