@@ -340,6 +340,7 @@ impl Worker {
                 lane.pass_over(range.to);
             }
         }
+        self.no_replies_until = None;
         self.directory = Some(directory);
     }
 
