@@ -13,11 +13,11 @@ use self::speed::Speed;
 use crate::backoff::Dice;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
-use crate::endpoint::{self, Batch};
-use crate::lane::{Lane, Next};
+use crate::lane::{Lane, Message, Next};
 use crate::outbox::{self, Statements};
 use crate::pg::process::{self, Continue};
 use crate::pg::{compat, xact};
+use crate::request::Shape;
 use crate::sender::{Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
@@ -243,10 +243,6 @@ impl Worker {
 
     /// Sends what may go. Gives the next moment at which something may.
     fn dispatch(&mut self) -> Option<Instant> {
-        let Some(Batch::UpTo { path, root, .. }) = endpoint::find("event").map(|endpoint| endpoint.batch)
-        else {
-            return None;
-        };
         let mut next_due: Option<Instant> = None;
         for (id, lane) in &mut self.lanes {
             let Some(transport) = self.transports.get(id) else { continue };
@@ -258,7 +254,17 @@ impl Worker {
             loop {
                 match lane.next(Instant::now()) {
                     Next::Send(messages) => {
-                        let job = Job { lane: *id, transport: Arc::clone(transport), path, root, messages };
+                        let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
+                            // Its sync went while it waited here: the next read finds it again.
+                            lane.returned();
+                            for message in messages {
+                                lane.settled(message.payload.len());
+                                self.known.remove(&message.id);
+                                widen(&mut self.paused, message.sync, message.id);
+                            }
+                            continue;
+                        };
+                        let job = Job { lane: *id, transport: Arc::clone(transport), shape, messages };
                         if let Err(job) = self.senders.send(job) {
                             // No thread could be started: the machine is out of them for now.
                             lane.returned();
@@ -281,6 +287,11 @@ impl Worker {
         }
         next_due
     }
+}
+
+/// What a request of these messages looks like; they are all of one group.
+fn shape_of(directory: Option<&Directory>, messages: &[Message]) -> Option<Arc<Shape>> {
+    directory?.syncs.get(&messages.first()?.sync)?.shape.clone()
 }
 
 fn widen(ranges: &mut BTreeMap<i32, Range>, sync: i32, id: i64) {

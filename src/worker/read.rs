@@ -211,11 +211,23 @@ impl Worker {
             stays
         });
         self.transports.retain(|id, _| directory.destinations.contains_key(id));
+        for (id, sync) in &directory.syncs {
+            let old = self.directory.as_ref().and_then(|directory| directory.syncs.get(id));
+            for flaw in sync.flaws.iter().filter(|flaw| old.is_none_or(|old| !old.flaws.contains(flaw))) {
+                pgrx::warning!("lago_push cannot deliver sync \"{}\" as defined: {flaw}", sync.name);
+            }
+        }
         let open = |sync: i32| directory.syncs.get(&sync).is_some_and(|sync| sync.gate == Gate::Open);
         for lane in self.lanes.values_mut() {
             for message in lane.give_back(|sync| !open(sync)) {
                 self.known.remove(&message.id);
                 widen(&mut self.paused, message.sync, message.id);
+            }
+        }
+        let now = Instant::now();
+        for (id, lane) in &mut self.lanes {
+            if let Some(destination) = directory.destinations.get(id) {
+                lane.regroup(&destination.grouping, now);
             }
         }
         let (resumed, still_paused): (BTreeMap<_, _>, BTreeMap<_, _>) =

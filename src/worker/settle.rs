@@ -41,7 +41,7 @@ impl Worker {
         let now = Instant::now();
         let Verdict { fates, condition } = {
             let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
-            judge(&done.outcome, &sent)
+            judge(&done.outcome, &done.shape.call, &sent)
         };
         let Some(lane) = self.lanes.get_mut(&done.lane) else {
             for message in &done.messages {
@@ -135,6 +135,6 @@ fn kept_reply(outcome: &Outcome) -> (Option<u16>, Option<String>) {
             let body = &reply.body[..reply.body.len().min(MOST_KEPT_REPLY)];
             (Some(reply.status), Some(String::from_utf8_lossy(body).into_owned()))
         }
-        Outcome::Failed(_) | Outcome::Unusable(_) => (None, None),
+        Outcome::Failed { .. } | Outcome::Unusable(_) | Outcome::Impossible(_) => (None, None),
     }
 }
