@@ -3,10 +3,15 @@
 //! Each file is a chapter; [`stage`] is what they share. pgrx wants every test in a module named
 //! `tests` and puts all of them into one SQL schema, so a test's name must be new in all chapters.
 
+mod addresses;
 mod capture;
 mod catalog;
+mod choices;
 mod dead_letters;
+mod definitions;
 mod destinations;
+mod liquids;
+mod mappers;
 mod privileges;
 mod stage;
 mod syncs;
