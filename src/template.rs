@@ -568,6 +568,8 @@ mod tests {
                 Subject::Old(name) => format!("<old {name} {:?}>", hole.place),
                 Subject::Operation => format!("<op {:?}>", hole.place),
             },
+            Piece::Expression(expression) => format!("<expression {:?}>", expression.place),
+            Piece::Program(_) => "<program>".to_owned(),
         };
         template.pieces.iter().map(piece).collect()
     }
@@ -607,7 +609,7 @@ mod tests {
             .iter()
             .filter_map(|piece| match piece {
                 Piece::Hole(hole) => hole.key.map(|index| template.keys[index].name.as_str()),
-                Piece::Literal(_) => None,
+                _ => None,
             })
             .collect();
         assert_eq!(keys, ["properties", "b"]);
@@ -647,16 +649,58 @@ mod tests {
     }
 
     #[test]
-    fn liquid_beyond_the_plain_hole_is_named_as_unsupported() {
-        for text in [
-            "{\"a\": \"{{ row.x | upcase }}\"}",
-            "{\"a\": {{ row.meta.x }}}",
-            "{\"a\": {{ row.l[0] }}}",
-            "{% if row.x %}{}{% endif %}",
-            "{\"a\": {{- row.x -}}}",
-        ] {
-            assert_eq!(parse(text).expect_err(text).kind, MistakeKind::Unsupported, "{text}");
-        }
+    fn what_is_more_than_a_column_is_an_expression_and_tags_make_a_program() {
+        let template = parse(
+            "{\"a\": {{ row.x | plus: 1 }}, \"b\": \"{{ row.meta.x }}\", \"c\": [{{ row.l[0] }}, {{ \"}}\" }}]}",
+        )
+        .expect("valid");
+        assert_eq!(
+            compact(&template),
+            r#"{"a":<expression Value>,"b":"<expression InString>","c":[<expression Value>,<expression Value>]}"#
+        );
+        assert_eq!(compact(&parse("{% if row.x %}{}{% endif %}").expect("valid")), "<program>");
+    }
+
+    #[test]
+    fn hyphens_eat_the_whitespace_beside_a_hole() {
+        let template =
+            parse("{\"a\": \"x  {{- row.a -}}  y {{ row.b -}} \", \"c\": {{- row.c -}} }").expect("valid");
+        assert_eq!(compact(&template), r#"{"a":"x<row a InString>y <row b InString>","c":<row c Value>}"#);
+    }
+
+    #[test]
+    fn every_column_is_referred_to_with_its_place() {
+        let template = parse(
+            "{\"a\": {{ row.x }},\n \"b\": {{ old[\"Y y\"] | append: row.größe | append: \"row.no\" }},\n \"c\": {{ row | json }}}",
+        )
+        .expect("valid");
+        let columns: Vec<_> = template
+            .references()
+            .columns
+            .iter()
+            .map(|reference| {
+                (reference.side, reference.column.as_str(), reference.at.line, reference.at.column)
+            })
+            .collect();
+        assert_eq!(columns, [(Side::Row, "x", 1, 7), (Side::Old, "Y y", 2, 10), (Side::Row, "größe", 2, 31)]);
+        assert_eq!(template.references().whole, [(Side::Row, Position { line: 3, column: 10 })]);
+    }
+
+    #[test]
+    fn a_path_is_literals_and_expressions() {
+        let path = path("/customers/{{ row.id }}/wallets/{{ row.code | downcase }}").expect("valid");
+        let literals: Vec<_> = path
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                PathPiece::Literal(text) => text.as_str(),
+                PathPiece::Hole(_) => "<hole>",
+            })
+            .collect();
+        assert_eq!(literals, ["/customers/", "<hole>", "/wallets/", "<hole>"]);
+        assert_eq!(path.references().columns.len(), 2);
+        assert_eq!(super::path("/{% if row.x %}").expect_err("a tag").kind, MistakeKind::Unsupported);
+        assert_eq!(super::path("/x/{{ row.x").expect_err("open").at, Position { line: 1, column: 4 });
     }
 
     #[test]
@@ -695,6 +739,7 @@ mod tests {
                     Piece::Literal(literal) => filled.extend_from_slice(literal.as_bytes()),
                     Piece::Hole(Hole { place: Place::InString, .. }) => crate::json::push_escaped(&mut filled, value.as_bytes()),
                     Piece::Hole(_) => crate::json::push_string(&mut filled, value.as_bytes()),
+                    Piece::Expression(_) | Piece::Program(_) => prop_assert!(false, "only plain holes here"),
                 }
             }
             let filled: serde_json::Value = serde_json::from_slice(&filled).expect("valid JSON");
@@ -706,6 +751,7 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(text in "[{}\\[\\]\",:a-z0-9 %|.\\\\-]{0,40}") {
             let _ = parse(&text);
+            let _ = path(&text);
         }
     }
 }

@@ -44,6 +44,13 @@ pub fn unsupported(at: Position, what: impl Into<String>, hint: impl Into<String
 pub fn read<'a>(text: &'a str, start: usize, close: &str) -> Result<Markup<'a>, Mistake> {
     let from = start + 2;
     let rest = text.get(from..).unwrap_or_default();
+    if close == "}}" && rest.starts_with('%') {
+        return Err(malformed(
+            position(text, start),
+            "a brace stands directly before a tag, and {{ begins a hole",
+            "write a space between: { {% if row.column %}",
+        ));
+    }
     let Some(length) = end_of_inner(rest, close) else {
         let open = text.get(start..from).unwrap_or_default();
         return Err(malformed(
