@@ -4,14 +4,17 @@
 //! `tests` and puts all of them into one SQL schema, so a test's name must be new in all chapters.
 
 mod addresses;
+mod alterations;
 mod capture;
 mod catalog;
 mod choices;
 mod dead_letters;
 mod definitions;
 mod destinations;
+mod letters;
 mod liquids;
 mod mappers;
+mod previews;
 mod privileges;
 mod stage;
 mod syncs;

@@ -35,8 +35,10 @@ mod tests {
 
     #[pg_test]
     fn what_fills_a_hole_in_a_path_is_one_segment() {
-        let (paths, reasons) =
-            addressed("$t${\"name\": \"{{ row.name }}\"}$t$, path => '/customers/{{ row.id }}/wallets'", AWKWARD);
+        let (paths, reasons) = addressed(
+            "$t${\"name\": \"{{ row.name }}\"}$t$, path => '/customers/{{ row.id }}/wallets'",
+            AWKWARD,
+        );
         assert_eq!(paths, ENCODED.iter().map(|id| format!("/customers/{id}/wallets")).collect::<Vec<_>>());
         assert_eq!(reasons, NOTHING);
         assert_eq!(payloads()[0], r#"{"name":"x"}"#, "the payload is whole");
@@ -83,7 +85,8 @@ mod tests {
 
     #[pg_test]
     fn a_path_without_holes_is_not_repeated_in_every_message() {
-        let (paths, reasons) = addressed("$t${\"a\": \"{{ row.id }}\"}$t$, path => '/ingest'", &["'1'", "'2'"]);
+        let (paths, reasons) =
+            addressed("$t${\"a\": \"{{ row.id }}\"}$t$, path => '/ingest'", &["'1'", "'2'"]);
         assert_eq!((paths, reasons), (vec!["null".to_owned(); 2], vec![]));
     }
 
@@ -136,6 +139,9 @@ mod tests {
     fn a_dead_letter_of_an_address_keeps_its_row() {
         let (_, reasons) = addressed("path => '/customers/{{ row.id }}', method => 'DELETE'", &["'..'"]);
         assert_eq!(reasons.len(), 1);
-        assert_eq!(text("select source_row::text from lago_push.dead_letters"), r#"{"id": "..", "name": "x"}"#);
+        assert_eq!(
+            text("select source_row::text from lago_push.dead_letters"),
+            r#"{"id": "..", "name": "x"}"#
+        );
     }
 }

@@ -35,7 +35,9 @@ mod tests {
         run("insert into public.calls (id) values (1); update public.calls set bytes = 1");
         assert_eq!(reasons().len(), 2);
         assert_eq!(
-            texts("select l.source_row::text || l.old_row::text from lago_push.dead_letter l where l::text like '%hush%'"),
+            texts(
+                "select l.source_row::text || l.old_row::text from lago_push.dead_letter l where l::text like '%hush%'"
+            ),
             NOTHING,
             "what a sync may not see is not stored for it either"
         );
@@ -152,18 +154,35 @@ mod tests {
     #[pg_test]
     fn values_of_every_size_and_kind_are_told_apart() {
         stage::set();
-        run("create table public.wide (id int, t text, n numeric, j jsonb, a int[], f float8, b bytea, gone int, o oid)");
+        run(
+            "create table public.wide (id int, t text, n numeric, j jsonb, a int[], f float8, b bytea, gone int, o oid)",
+        );
         run("alter table public.wide drop gone; alter table public.wide alter t set storage external");
         activate_for_value("public.wide", "{{ row | json }}", SKIPPING);
         run(
             "insert into public.wide select 1, string_agg(md5(n::text), ''), 1.50, '{\"a\": 1}', '{1}', 1.5, '\\x00', 7
                from generate_series(1, 1000) n",
         );
-        for same in ["t = t || ''", "j = '{ \"a\":1 }'", "a = a", "f = 1.5", "o = 7", "t = (select t from public.wide)"] {
+        for same in [
+            "t = t || ''",
+            "j = '{ \"a\":1 }'",
+            "a = a",
+            "f = 1.5",
+            "o = 7",
+            "t = (select t from public.wide)",
+        ] {
             run(&format!("update public.wide set {same}"));
         }
         assert_eq!(stage::operations(), "i");
-        for other in ["t = t || 'x'", "n = 2", "j = '{\"a\": 2}'", "a = '{1,null}'", "f = 2", "b = '\\x01'", "o = null"] {
+        for other in [
+            "t = t || 'x'",
+            "n = 2",
+            "j = '{\"a\": 2}'",
+            "a = '{1,null}'",
+            "f = 2",
+            "b = '\\x01'",
+            "o = null",
+        ] {
             run(&format!("update public.wide set {other}"));
         }
         assert_eq!(stage::operations(), "iuuuuuuu");
@@ -178,7 +197,9 @@ mod tests {
              alter table public.parted_us drop junk, drop also_gone;
              alter table public.parted attach partition public.parted_us for values in ('us')");
         activate_for_value("public.parted", "{{ row.bytes }}", SKIPPING);
-        run("insert into public.parted values (1, 'us', 10); update public.parted set id = 2; update public.parted set bytes = 11");
+        run(
+            "insert into public.parted values (1, 'us', 10); update public.parted set id = 2; update public.parted set bytes = 11",
+        );
         assert_eq!(properties("v"), ["10", "11"]);
     }
 
@@ -200,7 +221,15 @@ mod tests {
             ", operations => '{update}', unchanged => 'skip', columns => '{bytes}', filter => 'new.region = ''eu'' and new.bytes > 10'",
         );
         run(INSERT);
-        for change in ["bytes = 5", "bytes = 11", "bytes = 11", "bytes = 12, region = 'us'", "bytes = 13", "region = 'eu'", "bytes = 14"] {
+        for change in [
+            "bytes = 5",
+            "bytes = 11",
+            "bytes = 11",
+            "bytes = 12, region = 'us'",
+            "bytes = 13",
+            "region = 'eu'",
+            "bytes = 14",
+        ] {
             run(&format!("update public.calls set {change}"));
         }
         assert_eq!(properties("v"), ["11", "14"]);
@@ -211,9 +240,24 @@ mod tests {
         stage::set();
         run("create role owner_of_calls");
         for (name, endpoint, template, options) in [
-            ("born", "customer", r#"{"external_id": "{{ row.subscription }}", "name": "{{ row.region }}"}"#, "operations => '{insert}'"),
-            ("moved", "subscription_update", r#"{"external_id": "{{ row.subscription }}", "name": "{{ row.region }}"}"#, "operations => '{update}', columns => '{region}'"),
-            ("gone", "customer_delete", r#"{"external_id": "{{ row.subscription }}"}"#, "operations => '{delete}', filter => 'old.region <> ''test'''"),
+            (
+                "born",
+                "customer",
+                r#"{"external_id": "{{ row.subscription }}", "name": "{{ row.region }}"}"#,
+                "operations => '{insert}'",
+            ),
+            (
+                "moved",
+                "subscription_update",
+                r#"{"external_id": "{{ row.subscription }}", "name": "{{ row.region }}"}"#,
+                "operations => '{update}', columns => '{region}'",
+            ),
+            (
+                "gone",
+                "customer_delete",
+                r#"{"external_id": "{{ row.subscription }}"}"#,
+                "operations => '{delete}', filter => 'old.region <> ''test'''",
+            ),
         ] {
             run(&format!(
                 "select lago_push.create_sync('{name}', 'public.calls', $t${template}$t$, endpoint => '{endpoint}', {options});

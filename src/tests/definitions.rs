@@ -178,12 +178,7 @@ mod tests {
             ),
             wrong(
                 with_member(r#""code": "{% if row.region %}x""#),
-                [
-                    MALFORMED,
-                    "template, line 2, column 12: {% if %} is not closed",
-                    "",
-                    "add {% endif %}",
-                ],
+                [MALFORMED, "template, line 2, column 12: {% if %} is not closed", "", "add {% endif %}"],
             ),
             wrong(
                 with_member(r#""code": "{% endif %}""#),

@@ -79,7 +79,11 @@ mod tests {
                 ],
             ),
             ("smallint", "-7", &[("{{ row.v | abs }}", "7"), ("{{ row.v | at_least: 0 }}", "0")]),
-            ("integer", "7", &[("{{ row.v | divided_by: 2 }}", "3"), ("{{ row.v | divided_by: 2.0 }}", "3.5")]),
+            (
+                "integer",
+                "7",
+                &[("{{ row.v | divided_by: 2 }}", "3"), ("{{ row.v | divided_by: 2.0 }}", "3.5")],
+            ),
             (
                 "double precision",
                 "1e-7",
@@ -114,13 +118,20 @@ mod tests {
     #[pg_test]
     fn numbers_json_cannot_carry_are_reasons_and_never_payloads() {
         stage::set();
-        for (column_type, literal) in
-            [("numeric", "'NaN'"), ("double precision", "'NaN'"), ("double precision", "'Infinity'"), ("real", "'-Infinity'")]
-        {
+        for (column_type, literal) in [
+            ("numeric", "'NaN'"),
+            ("double precision", "'NaN'"),
+            ("double precision", "'Infinity'"),
+            ("real", "'-Infinity'"),
+        ] {
             for reason in made(
                 column_type,
                 literal,
-                &["{{ row.v | plus: 1 }}", "{{ row.v | json }}", "[{% for x in (1..2) %}{{ row.v }}{% unless forloop.last %},{% endunless %}{% endfor %}]"],
+                &[
+                    "{{ row.v | plus: 1 }}",
+                    "{{ row.v | json }}",
+                    "[{% for x in (1..2) %}{{ row.v }}{% unless forloop.last %},{% endunless %}{% endfor %}]",
+                ],
             ) {
                 assert!(reason.contains("infinite or not a number"), "{column_type} {literal}: {reason}");
             }
@@ -133,16 +144,43 @@ mod tests {
             stage::set();
             run(&format!("set local timezone = '{setting}'; set local datestyle = 'German'"));
             for (column_type, literal, expression, wanted) in [
-                ("timestamptz", "'2024-03-14 23:30:15.25+00'", "{{ row.v | date: \"%Y-%m-%dT%H:%M:%S\" }}", "\"2024-03-14T23:30:15\""),
-                ("timestamptz", "'2024-03-14 23:30:15.25+00'", "\"{{ row.v | date: '%s' }}\"", "\"1710459015\""),
-                ("timestamptz", "'2024-03-14 23:30:15.25+00'", "\"{{ row.v | append: '' }}\"", "\"2024-03-14T23:30:15.25+00:00\""),
-                ("timestamp", "'2024-03-14 23:30:15'", "\"{{ row.v | date: '%Y%m%d%H' }}\"", "\"2024031423\""),
+                (
+                    "timestamptz",
+                    "'2024-03-14 23:30:15.25+00'",
+                    "{{ row.v | date: \"%Y-%m-%dT%H:%M:%S\" }}",
+                    "\"2024-03-14T23:30:15\"",
+                ),
+                (
+                    "timestamptz",
+                    "'2024-03-14 23:30:15.25+00'",
+                    "\"{{ row.v | date: '%s' }}\"",
+                    "\"1710459015\"",
+                ),
+                (
+                    "timestamptz",
+                    "'2024-03-14 23:30:15.25+00'",
+                    "\"{{ row.v | append: '' }}\"",
+                    "\"2024-03-14T23:30:15.25+00:00\"",
+                ),
+                (
+                    "timestamp",
+                    "'2024-03-14 23:30:15'",
+                    "\"{{ row.v | date: '%Y%m%d%H' }}\"",
+                    "\"2024031423\"",
+                ),
                 ("date", "'2024-03-14'", "\"{{ row.v | date: '%Y-%m' }}\"", "\"2024-03\""),
-                ("timestamptz", "'2024-03-14 23:30:15.25+00'", "{% if row.v %}{{ row.v }}{% endif %}", "\"2024-03-14T23:30:15.25+00:00\""),
+                (
+                    "timestamptz",
+                    "'2024-03-14 23:30:15.25+00'",
+                    "{% if row.v %}{{ row.v }}{% endif %}",
+                    "\"2024-03-14T23:30:15.25+00:00\"",
+                ),
             ] {
                 assert_eq!(made(column_type, literal, &[expression]), [wanted], "{setting}: {expression}");
             }
-            run("drop table public.calls; select lago_push.drop_destination('lago'); drop function pg_temp.failure, pg_temp.made");
+            run(
+                "drop table public.calls; select lago_push.drop_destination('lago'); drop function pg_temp.failure, pg_temp.made",
+            );
         }
     }
 
@@ -181,7 +219,9 @@ mod tests {
             stage::reach_the_end();
             let made = texts("select (payload::json -> 'timestamp')::text from lago_push.message");
             match billed {
-                Some(billed) => assert_eq!((made, reasons()), (vec![billed.to_owned()], vec![]), "{expression}"),
+                Some(billed) => {
+                    assert_eq!((made, reasons()), (vec![billed.to_owned()], vec![]), "{expression}")
+                }
                 None => {
                     assert_eq!(made, NOTHING, "{expression}");
                     assert_eq!(reasons().len(), 1, "{expression}");
@@ -214,7 +254,11 @@ mod tests {
                 &[("\"{{ row.v | slice: -2, 2 }}\"", "\"ff\"")],
             ),
             ("bytea", "'\\x00ff'", &[("\"{{ row.v | remove: '\\x' }}\"", "REFUSED")][..0]),
-            ("bytea", "'\\x00ff'", &[("{{ row.v | size }}", "6"), ("\"{{ row.v | append: '' }}\"", r#""\\x00ff""#)]),
+            (
+                "bytea",
+                "'\\x00ff'",
+                &[("{{ row.v | size }}", "6"), ("\"{{ row.v | append: '' }}\"", r#""\\x00ff""#)],
+            ),
             ("inet", "'10.0.0.1'", &[("\"{{ row.v | split: '.' | last }}\"", "\"1\"")]),
             ("interval", "'1 day 2 h'", &[("\"{{ row.v | upcase }}\"", "\"1 DAY 02:00:00\"")]),
         ]);
@@ -227,20 +271,35 @@ mod tests {
              create domain public.cents as numeric(20, 2);
              create type public.place as (city text, area numeric)");
         for (column_type, literal, expression, wanted) in [
-            ("public.tier", "'gold'", "{% case row.v %}{% when 'free' %}0{% when 'gold' %}1{% endcase %}", "1"),
+            (
+                "public.tier",
+                "'gold'",
+                "{% case row.v %}{% when 'free' %}0{% when 'gold' %}1{% endcase %}",
+                "1",
+            ),
             ("public.tier", "'gold'", "\"{{ row.v | upcase }}\"", "\"GOLD\""),
             ("public.cents", "12.5", "{{ row.v | times: 100 | round }}", "1250"),
             ("public.place", "row('Köln', 405.02)", "\"{{ row.v.city | upcase }}\"", "\"KÖLN\""),
             ("public.place", "row('Köln', 405.02)", "{{ row.v.area | times: 2 }}", "810.04"),
             ("public.place", "row('Köln', 405.02)", "{{ row.v.mayor | default: \"none\" }}", "\"none\""),
             ("integer[]", "'{3,1,2}'", "{{ row.v | sort | first }}", "1"),
-            ("integer[]", "'{3,1,2}'", "[{% for n in row.v reversed %}{{ n | times: 10 }}{% unless forloop.last %},{% endunless %}{% endfor %}]", "[20,10,30]"),
+            (
+                "integer[]",
+                "'{3,1,2}'",
+                "[{% for n in row.v reversed %}{{ n | times: 10 }}{% unless forloop.last %},{% endunless %}{% endfor %}]",
+                "[20,10,30]",
+            ),
             ("integer[]", "'{}'", "[{% for n in row.v %}{{ n }},{% else %}0{% endfor %}]", "[0]"),
             ("numeric[]", "'{0.1,0.2}'", "{{ row.v | sum }}", "0.3"),
             ("text[]", "'{a,b\"c}'", "\"{{ row.v | join: '-' }}\"", r#""a-b\"c""#),
             ("text[]", "'{a,b}'", "{{ row.v[1] }}", "\"b\""),
             ("text[]", "'{a,b}'", "{{ row.v[7] }}", "null"),
-            ("public.place[]", "array[row('A', 1), row('B', 2)]::public.place[]", "{{ row.v | map: 'city' | join: '+' }}", "\"A+B\""),
+            (
+                "public.place[]",
+                "array[row('A', 1), row('B', 2)]::public.place[]",
+                "{{ row.v | map: 'city' | join: '+' }}",
+                "\"A+B\"",
+            ),
         ] {
             assert_eq!(made(column_type, literal, &[expression]), [wanted], "{column_type} {expression}");
         }
@@ -261,7 +320,10 @@ mod tests {
                 ("{{ row.v.n }}", "null"),
                 ("{{ row.v.n.deeper.still }}", "null"),
                 ("{{ row.v.nowhere | default: 0 }}", "0"),
-                ("[{% for i in row.v.a.b %}{{ i.c }}{% unless forloop.last %},{% endunless %}{% endfor %}]", "[1.50,12345678901234567890.123]"),
+                (
+                    "[{% for i in row.v.a.b %}{{ i.c }}{% unless forloop.last %},{% endunless %}{% endfor %}]",
+                    "[1.50,12345678901234567890.123]",
+                ),
             ];
             let expressions: Vec<&str> = asked.iter().map(|(expression, _)| *expression).collect();
             let wanted: Vec<&str> = asked.iter().map(|(_, wanted)| *wanted).collect();
@@ -288,12 +350,17 @@ mod tests {
         run(&format!(
             "select lago_push.create_sync('calls', 'public.calls', $t${}$t$);
              select lago_push.activate('calls')",
-            event("").replace("\n}", "{% if row.region %}, \"properties\": {\"region\": \"{{ row.region }}\"}{% endif %}\n}")
+            event("").replace(
+                "\n}",
+                "{% if row.region %}, \"properties\": {\"region\": \"{{ row.region }}\"}{% endif %}\n}"
+            )
         ));
         run("insert into public.calls values (1, 's', 1, 'eu', 'epoch'), (2, 's', 1, null, 'epoch')");
         stage::reach_the_end();
         assert_eq!(
-            texts("select coalesce((payload::json -> 'properties')::text, 'none') from lago_push.message order by id"),
+            texts(
+                "select coalesce((payload::json -> 'properties')::text, 'none') from lago_push.message order by id"
+            ),
             [r#"{"region": "eu"}"#, "none"]
         );
     }
@@ -304,9 +371,13 @@ mod tests {
         run(&format!(
             "select lago_push.create_sync('calls', 'public.calls', $t${}$t$);
              select lago_push.activate('calls')",
-            event(r#""external_subscription_id": {% if row.region == 'eu' %}"{{ row.subscription }}"{% else %}null{% endif %}"#)
+            event(
+                r#""external_subscription_id": {% if row.region == 'eu' %}"{{ row.subscription }}"{% else %}null{% endif %}"#
+            )
         ));
-        run("insert into public.calls values (1, 's', 1, 'eu', 'epoch'), (2, 's', 1, 'us', 'epoch'), (3, null, 1, 'eu', 'epoch')");
+        run(
+            "insert into public.calls values (1, 's', 1, 'eu', 'epoch'), (2, 's', 1, 'us', 'epoch'), (3, null, 1, 'eu', 'epoch')",
+        );
         assert_eq!(stage::operations(), "i");
         assert_eq!(
             reasons(),
@@ -325,11 +396,20 @@ mod tests {
              select lago_push.activate('calls')",
             event(r#""external_subscription_id": "{{ row.subscription | strip }}""#)
         ));
-        run("insert into public.calls values (1, ' s ', 1, 'eu', 'epoch'), (2, '  ', 1, 'us', 'epoch'), (3, null, 1, 'eu', 'epoch')");
+        run(
+            "insert into public.calls values (1, ' s ', 1, 'eu', 'epoch'), (2, '  ', 1, 'us', 'epoch'), (3, null, 1, 'eu', 'epoch')",
+        );
         stage::reach_the_end();
-        assert_eq!(texts("select payload::json ->> 'external_subscription_id' from lago_push.message"), ["s"]);
+        assert_eq!(
+            texts("select payload::json ->> 'external_subscription_id' from lago_push.message"),
+            ["s"]
+        );
         assert_eq!(reasons().len(), 2, "{:?}", reasons());
-        assert!(reasons().iter().all(|reason| reason.contains("\"external_subscription_id\" needs a value")), "{:?}", reasons());
+        assert!(
+            reasons().iter().all(|reason| reason.contains("\"external_subscription_id\" needs a value")),
+            "{:?}",
+            reasons()
+        );
     }
 
     #[pg_test]
@@ -362,8 +442,7 @@ mod tests {
     fn what_a_value_holds_stays_inside_its_place() {
         stage::set();
         run("create table public.texts (id int, v text, j jsonb)");
-        run(
-            r#"select lago_push.create_sync('texts', 'public.texts', $t${
+        run(r#"select lago_push.create_sync('texts', 'public.texts', $t${
                  "transaction_id": "t-{{ row.id }}", "external_subscription_id": "s", "code": "c", "timestamp": 0,
                  "properties": {
                    "plain": "{{ row.v }}", "value": {{ row.v }},
@@ -371,8 +450,7 @@ mod tests {
                    "branch": "{% if row.id > 0 %}{{ row.v }}{% endif %}",
                    "taken": {% capture x %}{{ row.v }}{% endcapture %}{{ x }},
                    "key": {{ row.j }}, "inner": "{{ row.j.k }}"}}$t$);
-               select lago_push.activate('texts')"#,
-        );
+               select lago_push.activate('texts')"#);
         let hostile = [
             r#"", "code": "x"#,
             r#""}}, "code": "x", "properties": {"a": {"b": "c"#,
@@ -448,19 +526,53 @@ mod tests {
     /// Numbers, text, JSON, moments and arrays, null among each.
     fn random_row(random: &mut Random) -> String {
         const FRAGMENTS: &[&str] = &[
-            "\"", "\\", "\n", "{{", "}}", "{%", "%}", "', '", "$", "\", \"code\": \"x", "ü", "😀", "a b", "12", "-0.5", "\u{1}", "<b>", "&amp;",
+            "\"",
+            "\\",
+            "\n",
+            "{{",
+            "}}",
+            "{%",
+            "%}",
+            "', '",
+            "$",
+            "\", \"code\": \"x",
+            "ü",
+            "😀",
+            "a b",
+            "12",
+            "-0.5",
+            "\u{1}",
+            "<b>",
+            "&amp;",
         ];
         let text: String = (0..random.below(5)).map(|_| random.one_of(FRAGMENTS)).collect();
         let text = format!("$v${text}$v$");
         let text = if random.below(8) == 0 { "null".to_owned() } else { text };
-        let number = random.one_of(&["null", "0", "-1.50", "1e-20", "123456789012345678901234567890.5", "'NaN'", "99.995"]);
+        let number = random.one_of(&[
+            "null",
+            "0",
+            "-1.50",
+            "1e-20",
+            "123456789012345678901234567890.5",
+            "'NaN'",
+            "99.995",
+        ]);
         let float = random.one_of(&["null", "0", "1e300", "-1e-300", "0.1", "'Infinity'"]);
-        let moment = random.one_of(&["null", "'epoch'", "'infinity'", "'2024-02-29 12:00:00.000001+02'", "'0044-03-15 BC'"]);
+        let moment = random.one_of(&[
+            "null",
+            "'epoch'",
+            "'infinity'",
+            "'2024-02-29 12:00:00.000001+02'",
+            "'0044-03-15 BC'",
+        ]);
         let json = match random.below(4) {
             0 => "null".to_owned(),
             1 => format!("to_jsonb({text}::text)"),
             2 => format!("jsonb_build_object('k', jsonb_build_array({text}::text, {number}::numeric, null))"),
-            _ => format!("jsonb_build_array(jsonb_build_object({text}::text || 'x', 1), true, {number}::numeric)").replace("null::text", "'null'"),
+            _ => format!(
+                "jsonb_build_array(jsonb_build_object({text}::text || 'x', 1), true, {number}::numeric)"
+            )
+            .replace("null::text", "'null'"),
         };
         let array = random.one_of(&["null", "'{}'", "'{a,NULL,\"b\\\"c\"}'", "'{{a,b},{c,d}}'"]);
         format!("{text}, {number}, {float}, {moment}, {json}, {array}")
@@ -472,9 +584,33 @@ mod tests {
         run("create table public.random (t text, n numeric, f float8, m timestamptz, j jsonb, a text[])");
         let columns = ["t", "n", "f", "m", "j", "a"];
         let filters = [
-            "upcase", "downcase", "size", "plus: 1", "times: 1.5", "divided_by: 3", "round: 2", "append: '\"'", "prepend: '{'",
-            "default: 'd'", "json", "date: '%Y'", "split: '\"'", "join: '\"'", "first", "last", "reverse", "sort", "slice: 0, 2", "strip",
-            "truncate: 4", "escape", "url_encode", "replace: '\"', '{{'", "capitalize", "uniq", "compact",
+            "upcase",
+            "downcase",
+            "size",
+            "plus: 1",
+            "times: 1.5",
+            "divided_by: 3",
+            "round: 2",
+            "append: '\"'",
+            "prepend: '{'",
+            "default: 'd'",
+            "json",
+            "date: '%Y'",
+            "split: '\"'",
+            "join: '\"'",
+            "first",
+            "last",
+            "reverse",
+            "sort",
+            "slice: 0, 2",
+            "strip",
+            "truncate: 4",
+            "escape",
+            "url_encode",
+            "replace: '\"', '{{'",
+            "capitalize",
+            "uniq",
+            "compact",
         ];
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let mut billed = 0;
@@ -492,10 +628,14 @@ mod tests {
                 match random.below(6) {
                     0 => format!("{{{{ {one} }}}}"),
                     1 => format!("\"{{{{ {one} }}}} and {{{{ {two} }}}}\""),
-                    2 => format!("{{% if row.{column} %}}{{{{ {one} }}}}{{% else %}}\"{{{{ {two} }}}}\"{{% endif %}}"),
+                    2 => format!(
+                        "{{% if row.{column} %}}{{{{ {one} }}}}{{% else %}}\"{{{{ {two} }}}}\"{{% endif %}}"
+                    ),
                     3 => format!("[{{% for x in row.{column} %}}{{{{ x }}}},{{% endfor %}}{{{{ {one} }}}}]"),
                     4 => format!("{{% assign y = {one} %}}{{\"{{{{ y }}}}\": {{{{ y }}}}}}"),
-                    _ => format!("{{% capture y %}}{{{{ {one} }}}}{{% endcapture %}}[{{{{ y }}}}, \"{{{{ y }}}}\"]"),
+                    _ => format!(
+                        "{{% capture y %}}{{{{ {one} }}}}{{% endcapture %}}[{{{{ y }}}}, \"{{{{ y }}}}\"]"
+                    ),
                 }
             };
             let (first, second) = (place(&mut random), place(&mut random));
@@ -526,7 +666,11 @@ mod tests {
                     "{template}: {payload}"
                 );
                 let properties = &value["properties"];
-                assert_eq!(keys(properties).as_deref(), Some("before first between second after"), "{template}: {payload}");
+                assert_eq!(
+                    keys(properties).as_deref(),
+                    Some("before first between second after"),
+                    "{template}: {payload}"
+                );
                 assert_eq!(properties["before"], "a\"b\\", "{payload}");
                 assert_eq!(properties["between"].to_string(), r#"[1,{"x":null}]"#, "{payload}");
                 assert_eq!(properties["after"].to_string(), "2.50", "{payload}");

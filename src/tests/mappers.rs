@@ -24,7 +24,8 @@ mod tests {
         ));
     }
 
-    const GOOD: &str = r#"return '{"transaction_id": "t", "external_subscription_id": "s", "code": "c", "timestamp": 0}';"#;
+    const GOOD: &str =
+        r#"return '{"transaction_id": "t", "external_subscription_id": "s", "code": "c", "timestamp": 0}';"#;
 
     fn activate(signature: &str, options: &str) {
         run(&format!(
@@ -337,17 +338,13 @@ mod tests {
             "public.parted, public.parted, text",
             "jsonb_build_array($3, $1.id, $1.region, $1.bytes, $2.bytes)",
         );
-        run(
-            "select lago_push.create_sync('mapped', 'public.parted', operations => '{insert,update,delete}',
+        run("select lago_push.create_sync('mapped', 'public.parted', operations => '{insert,update,delete}',
                                           mapper => 'public.to_event(public.parted, public.parted, text)');
-             select lago_push.activate('mapped')",
-        );
-        run(
-            "insert into public.parted (id, region, bytes) values (1, 'eu', 10), (2, 'us', 20);
+             select lago_push.activate('mapped')");
+        run("insert into public.parted (id, region, bytes) values (1, 'eu', 10), (2, 'us', 20);
              insert into public.parted_us (id, region, bytes) values (3, 'us', 30);
              update public.parted set bytes = bytes + 1 where id < 3;
-             delete from public.parted where id = 3",
-        );
+             delete from public.parted where id = 3");
         assert_eq!(reasons(), NOTHING);
         assert_eq!(
             properties("v"),

@@ -151,7 +151,9 @@ pub fn payloads() -> Vec<String> {
 /// What one property of each event captured so far is, as it is written in the payload.
 pub fn properties(name: &str) -> Vec<String> {
     reach_the_end();
-    texts(&format!("select (m.payload::json -> 'properties' -> '{name}')::text from lago_push.message m order by m.id"))
+    texts(&format!(
+        "select (m.payload::json -> 'properties' -> '{name}')::text from lago_push.message m order by m.id"
+    ))
 }
 
 /// The paths captured so far; `null` where the call's own serves.
