@@ -263,7 +263,7 @@ mod tests {
                     MALFORMED,
                     "template, line 2, column 3: \"timestamp\" is too large for Unix seconds: it looks like milliseconds",
                     "",
-                    "divide it by 1000: Lago answers 200 to milliseconds and never bills them",
+                    "write seconds: Lago answers 200 to milliseconds and never bills them",
                 ],
             ),
             wrong(

@@ -199,8 +199,6 @@ mod tests {
         for time in [
             "\"2024-03-14T13:09:00Z\"",
             "\"2024-03-14\"",
-            "1710421740123",
-            "\"1710421740123\"",
             "1.71e9",
             "true",
             "\"\"",
@@ -213,6 +211,22 @@ mod tests {
                     "template, line 2, column 3: \"timestamp\" is not a time in Unix seconds",
                     "",
                     "write {{ row.created_at }} (a timestamptz column becomes Unix seconds), or seconds, not milliseconds and not ISO 8601",
+                ],
+            );
+        }
+    }
+
+    #[pg_test]
+    fn milliseconds_are_refused_as_what_they_look_like() {
+        stage::set();
+        for time in ["1710421740123", "\"1710421740123\"", "100000000000"] {
+            refuses(
+                &create(&event(&format!("\"timestamp\": {time}"))),
+                [
+                    "22P02",
+                    "template, line 2, column 3: \"timestamp\" is too large for Unix seconds: it looks like milliseconds",
+                    "",
+                    "write seconds: Lago answers 200 to milliseconds and never bills them",
                 ],
             );
         }
