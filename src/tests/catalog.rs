@@ -213,7 +213,7 @@ mod tests {
             ("replies", "id sync operation payload status reply replied_at"),
             (
                 "dead_letters",
-                "id sync operation payload path source_row reason reply_status reply attempts died_at",
+                "id sync operation payload source_row reason reply_status reply attempts died_at path",
             ),
             ("workers", "database pid state started_at last_activity messages_per_second"),
             ("endpoints", "name method path root required batch idempotent example"),
