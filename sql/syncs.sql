@@ -218,7 +218,7 @@ declare
     trimmed text := trim(schedule);
     span interval;
 begin
-    if trimmed = '' then
+    if coalesce(trimmed, '') = '' then
         return null;
     end if;
     begin

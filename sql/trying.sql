@@ -40,7 +40,7 @@ begin
     return query
         select r.operation, r.method, target.url || r.path,
                sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(r.payload, '')), r.warnings
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')), r.warnings
           from lago_push._rendered(wanted.id, _preview.rows) r;
     if not found then
         raise notice 'table % has no row to show', wanted.source
@@ -59,29 +59,33 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted lago_push.sync := lago_push._sync_named(_send_test.sync);
-    first record;
+    first_path text;
+    first_payload text;
+    doubts text[];
 begin
     perform lago_push._check_source(wanted.source);
     -- A body of the caller's needs a row only where the path does.
     if body is null or wanted.path like '%{{%' then
-        select r.* into first from lago_push._rendered(wanted.id, 1) r limit 1;
+        select r.path, convert_from(r.payload, getdatabaseencoding()), r.warnings
+          into first_path, first_payload, doubts
+          from lago_push._rendered(wanted.id, 1) r limit 1;
         if not found then
             raise exception using errcode = 'no_data_found',
                 message = format('table %s has no row to send', wanted.source),
                 hint = case when wanted.path like '%{{%'
                     then 'The sync''s path is filled from a row: insert one.'
                     else 'Insert one, or give a body: send_test(…, body => ''{…}'').' end;
-        elsif body is null and first.payload is null then
+        elsif body is null and first_payload is null then
             raise exception using errcode = 'data_exception',
                 message = format('sync "%s" cannot send the first row of %s', wanted.name, wanted.source),
-                detail = coalesce(first.warnings[1], ''),
+                detail = coalesce(doubts[1], ''),
                 hint = 'lago_push.preview() shows more rows; correct the row or the sync, or give a body.';
         end if;
     end if;
     return query
         select s.status, coalesce(lago_push._as_jsonb(s.reply), to_jsonb(nullif(s.reply, ''))), s.verdict, s.message,
                s.seconds * interval '1 s'
-          from lago_push._send(wanted.id, first.path, convert_to(coalesce(body::text, first.payload), 'UTF8'), body is not null) s;
+          from lago_push._send(wanted.id, first_path, convert_to(coalesce(body::text, first_payload), 'UTF8'), body is not null) s;
 end
 $$;
 comment on function lago_push._send_test(text, jsonb) is 'Internal: does lago_push.send_test().';

@@ -86,19 +86,21 @@ pub fn capture(fired: &Fired) {
                     buffer.push_payload(current, ready.sync, operation, path, &payload)
                 }),
                 Ok(Made::Skipped) => {}
-                Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error),
+                Err(reason) => {
+                    unrendered(fired, ready.sync, &ready.name, reason, ready.on_error, &ready.excluded)
+                }
             }
             // One huge row should not stay allocated for the life of the backend.
             payload.shrink_to(64 * 1024);
             SCRATCH.set(payload);
         }
-        Compiled::Broken { sync, reason, on_error } => {
-            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error)
+        Compiled::Broken { sync, reason, on_error, excluded } => {
+            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error, excluded)
         }
     }
 }
 
-fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError) {
+fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError, excluded: &[String]) {
     if on_error == OnError::Raise {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -114,8 +116,8 @@ fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: On
     let dead = StillBorn {
         sync_name: name.to_owned(),
         reason,
-        source_row: cell::row_to_json(fired.row()),
-        old_row: old.and_then(cell::row_to_json),
+        source_row: cell::row_to_json(fired.row(), excluded),
+        old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
     };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
 }

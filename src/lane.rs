@@ -45,14 +45,23 @@ const MOST_BYTES: usize = 900_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     pub connections: usize,
-    pub batch_size: usize,
     /// Requests per second; none means as fast as it goes.
     pub rate: Option<f64>,
+}
+
+/// Which messages may share a request: those of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grouping {
+    /// The group of each sync.
+    pub group_of: BTreeMap<i32, usize>,
+    /// The most messages one request of each group holds.
+    pub most: Vec<usize>,
 }
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
+    /// One request, of one group.
     Send(Vec<Message>),
     /// Nothing before that moment, unless something arrives or returns.
     Wait(Option<Instant>),
@@ -63,10 +72,12 @@ pub struct Lane {
     pub limits: Limits,
     /// Ids the cursor passed while this lane had no room; they are still to be read.
     pub behind: Option<Range>,
-    ready: VecDeque<Message>,
-    alone: VecDeque<Message>,
+    group_of: BTreeMap<i32, usize>,
+    /// One per group, and one more for messages of no known group.
+    queues: Vec<Queue>,
+    /// The queue whose turn it is.
+    turn: usize,
     later: BTreeMap<(Instant, i64), Message>,
-    ready_since: Option<Instant>,
     in_flight: usize,
     messages: usize,
     bytes: usize,
@@ -75,15 +86,76 @@ pub struct Lane {
     next_slot: Option<Instant>,
 }
 
+/// The messages of one group that may go now, oldest first.
+#[derive(Debug)]
+struct Queue {
+    /// The most one request holds.
+    most: usize,
+    ready: VecDeque<Message>,
+    alone: VecDeque<Message>,
+    ready_since: Option<Instant>,
+}
+
+impl Queue {
+    fn new(most: usize) -> Queue {
+        Queue { most: most.max(1), ready: VecDeque::new(), alone: VecDeque::new(), ready_since: None }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.alone.is_empty()
+    }
+
+    fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.ready.iter().chain(&self.alone)
+    }
+
+    fn put(&mut self, message: Message, now: Instant, end: End) {
+        let goes_alone =
+            message.company == Company::Alone || message.path.is_some() || message.attempts >= ISOLATE_AFTER;
+        let queue = if goes_alone {
+            &mut self.alone
+        } else {
+            self.ready_since.get_or_insert(now);
+            &mut self.ready
+        };
+        match end {
+            End::Front => queue.push_front(message),
+            End::Back => queue.push_back(message),
+        }
+    }
+
+    /// Whether it has a request to make: a batch that is not full waits briefly for company.
+    fn is_ready(&self, now: Instant, in_flight: usize) -> bool {
+        !self.alone.is_empty()
+            || self.ready.len() >= self.most
+            || !self.ready.is_empty() && (in_flight == 0 || self.ready_since.unwrap_or(now) + LINGER <= now)
+    }
+
+    fn take(&mut self, now: Instant) -> Vec<Message> {
+        if let Some(message) = self.alone.pop_front() {
+            return vec![message];
+        }
+        let mut bytes = 0;
+        let fitting = self.ready.iter().take(self.most).take_while(|message| {
+            bytes += message.payload.len();
+            bytes <= MOST_BYTES
+        });
+        let count = fitting.count().max(1).min(self.ready.len());
+        let batch = self.ready.drain(..count).collect();
+        self.ready_since = (!self.ready.is_empty()).then_some(now);
+        batch
+    }
+}
+
 impl Lane {
     pub fn new(limits: Limits) -> Self {
         Lane {
             limits,
             behind: None,
-            ready: VecDeque::new(),
-            alone: VecDeque::new(),
+            group_of: BTreeMap::new(),
+            queues: vec![Queue::new(1)],
+            turn: 0,
             later: BTreeMap::new(),
-            ready_since: None,
             in_flight: 0,
             messages: 0,
             bytes: 0,
@@ -91,6 +163,24 @@ impl Lane {
             closed_until: None,
             next_slot: None,
         }
+    }
+
+    /// Takes over which messages may share a request, for those that wait here too.
+    pub fn regroup(&mut self, grouping: &Grouping, now: Instant) {
+        let most: Vec<usize> = self.queues.iter().map(|queue| queue.most).collect();
+        let new_most: Vec<usize> = grouping.most.iter().copied().chain([1]).collect();
+        if self.group_of == grouping.group_of && most == new_most {
+            return;
+        }
+        self.group_of.clone_from(&grouping.group_of);
+        let old = std::mem::replace(&mut self.queues, new_most.into_iter().map(Queue::new).collect());
+        let mut waiting: Vec<Message> =
+            old.into_iter().flat_map(|queue| queue.ready.into_iter().chain(queue.alone)).collect();
+        waiting.sort_unstable_by_key(|message| message.id);
+        for message in waiting {
+            self.queue(message, None, now, End::Back);
+        }
+        self.turn = 0;
     }
 
     /// Messages held, in flight included, and their bytes.
@@ -173,9 +263,11 @@ impl Lane {
     /// Takes back everything not in flight of the syncs for which `gone` says so, passing over it.
     pub fn give_back(&mut self, gone: impl Fn(i32) -> bool) -> Vec<Message> {
         let mut out = Vec::new();
-        for queue in [&mut self.ready, &mut self.alone] {
-            for message in std::mem::take(queue) {
-                if gone(message.sync) { out.push(message) } else { queue.push_back(message) }
+        for queue in &mut self.queues {
+            for queue in [&mut queue.ready, &mut queue.alone] {
+                for message in std::mem::take(queue) {
+                    if gone(message.sync) { out.push(message) } else { queue.push_back(message) }
+                }
             }
         }
         for (due, message) in std::mem::take(&mut self.later) {
@@ -190,7 +282,7 @@ impl Lane {
 
     /// The ids of what waits here. What is in flight is not among them.
     pub fn ids(&self) -> impl Iterator<Item = i64> {
-        self.ready.iter().chain(&self.alone).chain(self.later.values()).map(|message| message.id)
+        self.queues.iter().flat_map(Queue::messages).chain(self.later.values()).map(|message| message.id)
     }
 
     /// Decides what goes out now.
@@ -203,7 +295,7 @@ impl Lane {
             self.queue(message, None, now, End::Back);
         }
         let due = self.later.first_key_value().map(|((due, _), _)| *due);
-        if self.ready.is_empty() && self.alone.is_empty() {
+        if self.queues.iter().all(Queue::is_empty) {
             return Next::Wait(due);
         }
         let connections = if self.failures == 0 { self.limits.connections } else { 1 };
@@ -215,14 +307,11 @@ impl Lane {
                 return Next::Wait(Some(gate));
             }
         }
-        if self.alone.is_empty() && self.ready.len() < self.limits.batch_size && self.in_flight > 0 {
-            let full_enough = self.ready_since.unwrap_or(now) + LINGER;
-            if full_enough > now {
-                return Next::Wait(Some(full_enough));
-            }
-        }
-        let batch = self.take();
-        self.ready_since = (!self.ready.is_empty()).then_some(now);
+        let Some(batch) = self.take_turn(now) else {
+            let lingering = self.queues.iter().filter(|queue| !queue.ready.is_empty());
+            let full_enough = lingering.filter_map(|queue| queue.ready_since).min();
+            return Next::Wait(full_enough.map(|since| since + LINGER).into_iter().chain(due).min());
+        };
         self.in_flight += 1;
         if let Some(rate) = self.limits.rate.filter(|rate| *rate > 0.0) {
             self.next_slot =
@@ -231,21 +320,21 @@ impl Lane {
         Next::Send(batch)
     }
 
-    fn take(&mut self) -> Vec<Message> {
-        if let Some(message) = self.alone.pop_front() {
-            return vec![message];
-        }
-        let mut bytes = 0;
-        let fits = |message: &Message| {
-            bytes += message.payload.len();
-            bytes <= MOST_BYTES
-        };
-        let count = self.ready.iter().take(self.limits.batch_size).take_while({
-            let mut fits = fits;
-            move |message| fits(message)
-        });
-        let count = count.count().max(1).min(self.ready.len());
-        self.ready.drain(..count).collect()
+    /// The next request. Groups take turns, so that a backlog of single calls does not hold up
+    /// batches, nor the other way round.
+    fn take_turn(&mut self, now: Instant) -> Option<Vec<Message>> {
+        let in_flight = self.in_flight;
+        let (passed, upcoming) = self.queues.split_at_mut(self.turn);
+        let before = passed.len();
+        let (index, queue) = upcoming
+            .iter_mut()
+            .enumerate()
+            .map(|(step, queue)| (before + step, queue))
+            .chain(passed.iter_mut().enumerate())
+            .find(|(_, queue)| queue.is_ready(now, in_flight))?;
+        let batch = queue.take(now);
+        self.turn = (index + 1) % self.queues.len();
+        Some(batch)
     }
 
     fn queue(&mut self, message: Message, due: Option<Instant>, now: Instant, end: End) {
@@ -253,14 +342,10 @@ impl Lane {
             self.later.insert((due, message.id), message);
             return;
         }
-        if message.company == Company::Alone || message.attempts >= ISOLATE_AFTER {
-            self.alone.push_back(message);
-            return;
-        }
-        self.ready_since.get_or_insert(now);
-        match end {
-            End::Front => self.ready.push_front(message),
-            End::Back => self.ready.push_back(message),
+        let last = self.queues.len().saturating_sub(1);
+        let group = self.group_of.get(&message.sync).copied().unwrap_or(last);
+        if let Some(queue) = self.queues.get_mut(group.min(last)) {
+            queue.put(message, now, end);
         }
     }
 }
@@ -275,7 +360,7 @@ enum End {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { connections: 4, batch_size: 3, rate: None };
+    const LIMITS: Limits = Limits { connections: 4, rate: None };
 
     fn message(id: i64) -> Message {
         Message {
@@ -289,8 +374,16 @@ mod tests {
         }
     }
 
-    fn lane_with(limits: Limits, ids: std::ops::Range<i64>, now: Instant) -> Lane {
+    /// Syncs 1 and 2 make requests of up to three messages together, sync 3 single ones.
+    fn new_lane(limits: Limits, now: Instant) -> Lane {
         let mut lane = Lane::new(limits);
+        let group_of = BTreeMap::from([(1, 0), (2, 0), (3, 1)]);
+        lane.regroup(&Grouping { group_of, most: vec![3, 1] }, now);
+        lane
+    }
+
+    fn lane_with(limits: Limits, ids: std::ops::Range<i64>, now: Instant) -> Lane {
+        let mut lane = new_lane(limits, now);
         for id in ids {
             lane.admit(message(id), None, now);
         }
@@ -372,7 +465,7 @@ mod tests {
     #[test]
     fn one_unexpected_answer_does_not_close_a_destination_but_three_do() {
         let (now, mut dice) = (Instant::now(), Dice::new(1));
-        let mut lane = Lane::new(LIMITS);
+        let mut lane = new_lane(LIMITS, now);
         let doubtful = Condition::Doubtful { why: "500".into() };
         assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
         assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
@@ -412,7 +505,7 @@ mod tests {
     #[test]
     fn a_body_stays_below_what_proxies_take() {
         let now = Instant::now();
-        let mut lane = Lane::new(LIMITS);
+        let mut lane = new_lane(LIMITS, now);
         for id in 1..4 {
             lane.admit(Message { payload: "x".repeat(MOST_BYTES / 2), ..message(id) }, None, now);
         }
@@ -430,5 +523,72 @@ mod tests {
         assert_eq!(lane.give_back(|sync| sync == 1).len(), 3);
         assert_eq!(lane.load().0, 1);
         assert_eq!(sent(lane.next(now)), [9]);
+    }
+
+    fn of_sync(sync: i32, id: i64) -> Message {
+        Message { sync, ..message(id) }
+    }
+
+    /// What goes out while each request returns at once.
+    fn all_sent(lane: &mut Lane, now: Instant) -> Vec<Vec<i64>> {
+        std::iter::from_fn(|| {
+            let ids = sent(lane.next(now));
+            lane.returned();
+            Some(ids).filter(|ids| !ids.is_empty())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_request_holds_messages_of_one_group_and_groups_take_turns() {
+        let now = Instant::now();
+        let mut lane = new_lane(LIMITS, now);
+        for (sync, id) in [(3, 1), (3, 2), (3, 3), (1, 4), (2, 5), (1, 6), (2, 7)] {
+            lane.admit(of_sync(sync, id), None, now);
+        }
+        assert_eq!(all_sent(&mut lane, now), [vec![4, 5, 6], vec![1], vec![7], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn a_group_that_lingers_holds_up_no_other() {
+        let now = Instant::now();
+        let mut lane = new_lane(LIMITS, now);
+        lane.admit(of_sync(3, 1), None, now);
+        assert_eq!(sent(lane.next(now)), [1]);
+        lane.admit(of_sync(1, 2), None, now);
+        assert_eq!(lane.next(now), Next::Wait(Some(now + LINGER)));
+        lane.admit(of_sync(3, 3), None, now);
+        assert_eq!(sent(lane.next(now)), [3], "a single call has no company to wait for");
+        assert_eq!(sent(lane.next(now + LINGER)), [2]);
+    }
+
+    #[test]
+    fn a_message_with_a_path_of_its_own_goes_alone() {
+        let now = Instant::now();
+        let mut lane = new_lane(LIMITS, now);
+        lane.admit(Message { path: Some("/a/1".into()), ..message(1) }, None, now);
+        lane.admit(message(2), None, now);
+        lane.admit(Message { path: Some("/a/3".into()), ..message(3) }, None, now);
+        assert_eq!(all_sent(&mut lane, now), [[1], [3], [2]]);
+    }
+
+    #[test]
+    fn changed_groups_hold_for_what_waits_already_oldest_first() {
+        let now = Instant::now();
+        let mut lane = new_lane(LIMITS, now);
+        for (sync, id) in [(1, 1), (3, 2), (1, 3), (3, 4)] {
+            lane.admit(of_sync(sync, id), None, now);
+        }
+        lane.regroup(&Grouping { group_of: BTreeMap::from([(1, 0), (3, 0)]), most: vec![2] }, now);
+        assert_eq!(all_sent(&mut lane, now), [[1, 2], [3, 4]]);
+    }
+
+    #[test]
+    fn a_message_of_an_unknown_group_is_not_kept_back() {
+        let now = Instant::now();
+        let mut lane = new_lane(LIMITS, now);
+        lane.admit(of_sync(9, 1), None, now);
+        lane.admit(of_sync(8, 2), None, now);
+        assert_eq!(all_sent(&mut lane, now), [[1], [2]]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! It is connected to no database, so it is in nobody's way. Once at server start it has every
 //! database visited, because what a crash or restart left in an outbox has no commit to announce it;
-//! from then on a commit in a database without a worker wakes it.
+//! from then on a commit in a database without a worker wakes it; and where rows wait for the tick of a
+//! schedule, the clock does.
 
 use crate::pg::process::{self, Child, Continue};
 use crate::pg::xact;
@@ -61,8 +62,17 @@ impl Launcher {
         let mut sooner = |wait: Duration| next = Some(next.map_or(wait, |next| next.min(wait)));
         for slot in shared::slots() {
             let database = slot.database();
-            if !slot.is_wanted() || slot.has_worker() || self.children.contains_key(&database) {
+            if slot.has_worker() || self.children.contains_key(&database) {
                 continue;
+            }
+            match slot.microseconds_to_tick().map(Duration::from_micros) {
+                _ if slot.is_wanted() => {}
+                None => continue,
+                Some(Duration::ZERO) => {}
+                Some(wait) => {
+                    sooner(wait);
+                    continue;
+                }
             }
             let kept_out = u64::try_from(slot.keep_out_microseconds()).unwrap_or(0);
             let failed = self
@@ -90,6 +100,9 @@ impl Launcher {
     }
 
     fn start(&mut self, database: pg_sys::Oid) -> bool {
+        if let Some(slot) = shared::slots().find(|slot| slot.database() == database) {
+            slot.begins();
+        }
         match process::start("lago_push worker", worker::PROCESS_TYPE, "lago_push_worker", database) {
             Some(child) => {
                 self.children.insert(database, child);

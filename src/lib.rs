@@ -10,11 +10,11 @@
 //! | step | module |
 //! |---|---|
 //! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
-//! | template | [`template`]: text to pieces; [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`] |
+//! | template | [`template`]: text to pieces; [`call`], [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
-//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`lane`]: what goes when; [`backoff`] |
-//! | sender | [`sender`]: threads and HTTP |
+//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
+//! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
 //! | views | [`surface`], and the files in `sql/` |
 //!
@@ -34,12 +34,18 @@ mod endpoint;
 mod json;
 mod lane;
 mod launcher;
+mod liquid;
 mod outbox;
+mod payload;
 mod pg;
+mod recipe;
 mod render;
+mod request;
+mod schedule;
 mod sender;
 mod settings;
 mod shared;
+mod suggest;
 mod surface;
 mod sync;
 mod template;

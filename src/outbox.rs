@@ -16,7 +16,7 @@ use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The private tables capture touches, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +140,8 @@ pub struct Statements {
     bury_all: OwnedPreparedStatement,
     count: OwnedPreparedStatement,
     health: OwnedPreparedStatement,
+    keep_replies: OwnedPreparedStatement,
+    expire_replies: OwnedPreparedStatement,
 }
 
 pub type Result<T> = std::result::Result<T, spi::Error>;
@@ -154,12 +156,12 @@ impl Statements {
             };
             Ok(Statements {
                 after: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at from lago_push.message m
                       where m.id > $1 order by m.id limit $2",
                     &[INT8OID, INT8OID],
                 )?,
                 between: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at from lago_push.message m
                       where m.id between $1 and $2 and ($4 is null or m.sync_id = any ($4)) order by m.id limit $3",
                     &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID],
                 )?,
@@ -215,6 +217,25 @@ impl Statements {
                       where h.destination_id = $1",
                     &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID],
                 )?,
+                keep_replies: plan(
+                    "insert into lago_push.reply as r (id, sync, operation, payload, status, reply, keep_until)
+                     select m.id, s.name, case m.operation when 'i' then 'insert' when 'u' then 'update' else 'delete' end,
+                            nullif(m.payload, '')::jsonb, k.status, k.reply::jsonb, clock_timestamp() + s.keep_replies
+                       from unnest($1, $2, $3) k(id, status, reply)
+                       join lago_push.message m on m.id = k.id
+                       join lago_push.sync s on s.id = m.sync_id
+                      where s.keep_replies is not null
+                      order by m.id
+                     on conflict on constraint reply_is_numbered do update
+                        set sync = excluded.sync, operation = excluded.operation, payload = excluded.payload,
+                            status = excluded.status, reply = excluded.reply, replied_at = excluded.replied_at,
+                            keep_until = excluded.keep_until",
+                    &[INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID],
+                )?,
+                expire_replies: plan(
+                    "delete from lago_push.reply r where r.keep_until < clock_timestamp()",
+                    &[],
+                )?,
             })
         })
     }
@@ -224,6 +245,8 @@ impl Statements {
 pub struct Found {
     pub message: Message,
     pub wait: Option<Duration>,
+    /// Microseconds since 2000: not long before the commit, and never after it.
+    pub enqueued_at: i64,
 }
 
 /// What one read saw.
@@ -270,7 +293,8 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
                 attempts: 0,
                 company: Company::Any,
             };
-            found.push(Found { message, wait: None });
+            let enqueued_at = rows.get_datum_by_ordinal(6)?.map_or(0, |datum| datum.value() as i64);
+            found.push(Found { message, wait: None, enqueued_at });
         }
         Ok::<_, spi::Error>(found)
     })?;
@@ -327,6 +351,17 @@ pub struct Settlement {
     pub retries: Vec<Again>,
     pub accounts: BTreeMap<i32, Account>,
     pub health: BTreeMap<i32, Health>,
+    /// What Lago answered to messages among `gone` whose syncs keep replies.
+    pub replies: Vec<Kept>,
+}
+
+#[derive(Debug)]
+pub struct Kept {
+    pub id: i64,
+    pub sync: i32,
+    pub status: u16,
+    /// JSON, in ASCII.
+    pub reply: String,
 }
 
 #[derive(Debug)]
@@ -371,8 +406,80 @@ impl Settlement {
     }
 }
 
+/// How long keeping replies may take, users' triggers included: meanwhile nothing is delivered.
+const KEEPING_LIMIT: Duration = Duration::from_secs(10);
+
+/// Keeps replies, in the current transaction. What goes wrong with one, in a user's trigger most
+/// likely, costs that reply and nothing else. Gives what could not be kept, by sync.
+fn keep_replies(statements: &Statements, replies: &[Kept]) -> BTreeMap<i32, String> {
+    let mut unkept = BTreeMap::new();
+    if replies.is_empty() {
+        return unkept;
+    }
+    let deadline = Instant::now() + KEEPING_LIMIT;
+    let keep = |replies: &[Kept]| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(xact::CANCELED.to_owned());
+        }
+        xact::protected_for(left, || change_replies(statements, replies)).map_err(|caught| caught.sqlstate)
+    };
+    let Err(sqlstate) = keep(replies) else { return unkept };
+    for reply in replies {
+        // One by one: the others shall not pay for it. A second attempt at one alone tells nothing new.
+        let kept = if replies.len() == 1 { Err(sqlstate.clone()) } else { keep(std::slice::from_ref(reply)) };
+        if let Err(sqlstate) = kept {
+            unkept.insert(reply.sync, sqlstate);
+        }
+    }
+    unkept
+}
+
+/// Adds replies; or, given none, removes those that have expired.
+fn change_replies(statements: &Statements, replies: &[Kept]) {
+    let changed = Spi::connect_mut(|client| {
+        // A deferred trigger of a user would fail at commit, where it would take the delivery with it.
+        client.update("set constraints all immediate", None, &[])?;
+        if replies.is_empty() {
+            return client.update(&statements.expire_replies, None, &[]).map(drop);
+        }
+        let ids: Vec<i64> = replies.iter().map(|reply| reply.id).collect();
+        let statuses: Vec<i32> = replies.iter().map(|reply| reply.status.into()).collect();
+        let texts: Vec<&str> = replies.iter().map(|reply| reply.reply.as_str()).collect();
+        client.update(&statements.keep_replies, None, &[ids.into(), statuses.into(), texts.into()]).map(drop)
+    });
+    if let Err(error) = changed {
+        pgrx::error!("lago_push cannot write replies: {error}");
+    }
+}
+
+/// Removes the replies whose time is over, in the current transaction.
+pub fn expire_replies(statements: &Statements) {
+    if let Err(caught) = xact::protected_for(KEEPING_LIMIT, || change_replies(statements, &[])) {
+        pgrx::warning!("lago_push cannot remove old replies: {}", unkept_reason(&caught.sqlstate));
+    }
+}
+
+fn unkept_reason(sqlstate: &str) -> String {
+    match sqlstate {
+        xact::CANCELED => format!(
+            "a trigger on lago_push.reply failed: it took longer than {} s (SQLSTATE {sqlstate})",
+            KEEPING_LIMIT.as_secs()
+        ),
+        // What jsonb cannot hold.
+        "22P02" | "22P05" => format!("a reply cannot be stored: SQLSTATE {sqlstate}"),
+        _ => format!("a trigger on lago_push.reply failed: SQLSTATE {sqlstate}"),
+    }
+}
+
 /// Writes a settlement down, in the current transaction.
-pub fn settle(statements: &Statements, settlement: Settlement) -> Result<()> {
+pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<()> {
+    // First, while the messages are there.
+    for (sync, sqlstate) in keep_replies(statements, &settlement.replies) {
+        let reason = unkept_reason(&sqlstate);
+        pgrx::warning!("lago_push kept a reply of sync {sync} not: {reason}");
+        settlement.accounts.entry(sync).or_default().last_error = Some(reason);
+    }
     let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     Spi::connect_mut(|client| {
         for dead in settlement.dead {

@@ -7,15 +7,15 @@
 
 use crate::buffer::Operation;
 use crate::call::{Call, Method};
+use crate::endpoint::{self, Nature};
 use crate::liquid::{self, Side};
+use crate::payload;
 use crate::pg::mapper::{Mapped, Mapper};
 use crate::pg::trigger::{Stored, Tuple};
 use crate::pg::{encoding, trigger};
 use crate::render::{Bound, Column, Missing, Plan, RowView};
-use crate::template::{self, Mistake, MistakeKind, Position, Template};
-use crate::{endpoint, payload};
+use crate::template::{self, Mistake, MistakeKind, PathPiece, PathTemplate, Piece, Position, Template};
 use pgrx::pg_sys;
-use std::rc::Rc;
 
 /// The columns of a relation, and which of them a sync may see.
 pub struct Sources {
@@ -58,15 +58,22 @@ pub struct Needs {
 /// The parts of a definition that are text, read.
 struct Parsed {
     template: Option<Template>,
-    path: Option<liquid::Path>,
+    path: Option<PathTemplate>,
 }
 
 fn parse(call: &Call, template: Option<&str>, path: Option<&str>, has_mapper: bool) -> Result<Parsed, Fault> {
     let fault = |place| move |mistake| Fault::Mistake { place, mistake };
     // A path without holes is the call's own for every row.
     let path = path.filter(|path| path.contains("{{"));
-    let path = path.map(liquid::path).transpose().map_err(fault("path"))?;
+    let path = path.map(template::path).transpose().map_err(fault("path"))?;
     let template = template.map(template::parse).transpose().map_err(fault("template"))?;
+    let mut template = template;
+    if let (Some(template), Some(endpoint)) = (&mut template, call.endpoint) {
+        let seconds = |key: &&str| endpoint::nature(endpoint, key) == Nature::UnixSeconds;
+        for key in endpoint.keys().filter(seconds) {
+            template.write_times_as_seconds(key);
+        }
+    }
     match &template {
         Some(template) => endpoint::check(call, template).map_err(fault("template"))?,
         None if has_mapper => {}
@@ -83,21 +90,28 @@ fn check_bare(call: &Call) -> Result<(), Mistake> {
             kind: MistakeKind::Malformed,
             what: format!("there is none, and {} needs \"{key}\"", call.name()),
             at: Position { line: 1, column: 1 },
-            hint: format!("write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"),
+            hint: format!(
+                "write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"
+            ),
         }),
     }
 }
 
 impl Parsed {
-    fn references(&self) -> impl Iterator<Item = (&'static str, liquid::Reference)> {
-        let template = self.template.iter().flat_map(|template| template.references().columns);
-        let path = self.path.iter().flat_map(|path| path.references().columns);
+    fn references(&self) -> impl Iterator<Item = (&'static str, &liquid::Reference)> {
+        let template = self.template.iter().flat_map(|template| &template.references().columns);
+        let path = self.path.iter().flat_map(|path| &path.references().columns);
         template.map(|reference| ("template", reference)).chain(path.map(|reference| ("path", reference)))
     }
 
     fn whole(&self, side: Side) -> bool {
-        self.template.iter().map(Template::references).chain(self.path.iter().map(liquid::Path::references))
-            .any(|references| references.whole.contains(&side))
+        let template = self.template.iter().map(Template::references);
+        let path = self.path.iter().map(PathTemplate::references);
+        template.chain(path).any(|references| references.whole.iter().any(|(used, _)| *used == side))
+    }
+
+    fn is_program(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| matches!(template.pieces[..], [Piece::Program(_)]))
     }
 }
 
@@ -159,8 +173,8 @@ pub struct Definition<'a> {
 pub struct Recipe {
     call: Call,
     maker: Maker,
-    path: Option<liquid::Path>,
-    bound: Rc<[Bound]>,
+    path: Option<PathTemplate>,
+    bound: Vec<Bound>,
     proof: Proof,
     /// Values that all stay the same in an update that is skipped; empty if none is.
     counting: Vec<Stored>,
@@ -192,11 +206,11 @@ impl Recipe {
     ) -> Result<Recipe, String> {
         let Definition { call, template, mapper, path, unchanged, counting } = definition;
         let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
-        let used: Vec<String> = parsed.references().map(|(_, reference)| reference.column).collect();
-        let bound: Rc<[Bound]> = sources.columns.iter().map(Bound::new).collect();
+        let used: Vec<&str> = parsed.references().map(|(_, reference)| reference.column.as_str()).collect();
+        let bound: Vec<Bound> = sources.columns.iter().map(Bound::new).collect();
         let maker = match (&parsed.template, mapper) {
             (Some(template), _) => {
-                let plan = Plan::new(call.endpoint, template, &sources.columns, Rc::clone(&bound));
+                let plan = Plan::new(call.endpoint, template, &sources.columns);
                 Maker::Template(plan.map_err(|missing| missing.to_string())?)
             }
             (None, Some(signature)) => Maker::Mapper(bind_mapper(signature, sources)?),
@@ -210,7 +224,7 @@ impl Recipe {
         let whole = parsed.whole(Side::Row) || matches!(maker, Maker::Mapper(_));
         let counts = |column: &&Column| match (unchanged, counting) {
             (Unchanged::Send, _) => false,
-            (Unchanged::Skip, []) => whole || used.contains(&column.name),
+            (Unchanged::Skip, []) => whole || used.contains(&column.name.as_str()),
             (Unchanged::Skip, counting) => counting.contains(&column.name),
         };
         let counting = sources
@@ -219,9 +233,8 @@ impl Recipe {
             .filter(counts)
             .filter_map(|column| trigger::stored(relation, column.number))
             .collect();
-        let is_program = parsed.template.as_ref().is_some_and(Template::is_program);
         let proof = match maker {
-            Maker::Template(_) if !is_program && !call.takes_from_payload() => Proof::Given,
+            Maker::Template(_) if !parsed.is_program() && !call.takes_from_payload() => Proof::Given,
             _ => Proof::EachPayload,
         };
         Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting })
@@ -305,13 +318,13 @@ impl Recipe {
         Ok(path)
     }
 
-    fn fill(&self, path: &liquid::Path, view: &RowView<'_>) -> Result<String, String> {
+    fn fill(&self, path: &PathTemplate, view: &RowView<'_>) -> Result<String, String> {
         let rendering = liquid::Rendering::new(view);
         let mut filled = String::new();
         for piece in &path.pieces {
             match piece {
-                liquid::PathPiece::Literal(text) => filled.push_str(text),
-                liquid::PathPiece::Hole(hole) => {
+                PathPiece::Literal(text) => filled.push_str(text),
+                PathPiece::Hole(hole) => {
                     filled.push_str(&payload::percent_encode_segment(&hole.text(&rendering)?)?);
                 }
             }

@@ -30,7 +30,6 @@ enum Step {
 
 struct Computed {
     expression: Expression,
-    place: Place,
     demand: Demand,
     key: String,
 }
@@ -130,8 +129,8 @@ impl Plan {
         template: &Template,
         columns: &[Column],
     ) -> Result<Plan, Missing> {
-        let demand_of = |hole: &Hole| {
-            let key = hole.key.and_then(|index| template.keys.get(index));
+        let demand_of = |key: Option<usize>| {
+            let key = key.and_then(|index| template.keys.get(index));
             let demand = key
                 .zip(endpoint)
                 .map_or(Demand::None, |(key, endpoint)| demand(endpoint, &key.name, &key.value));
@@ -144,12 +143,17 @@ impl Plan {
                 Piece::Hole(hole) => match &hole.subject {
                     Subject::Operation => Step::Operation(hole.place),
                     Subject::Row(name) => {
-                        Step::Cell(Box::new(Cell::new(Side::Row, name, hole, demand_of(hole), columns)?))
+                        Step::Cell(Box::new(Cell::new(Side::Row, name, hole, demand_of(hole.key), columns)?))
                     }
                     Subject::Old(name) => {
-                        Step::Cell(Box::new(Cell::new(Side::Old, name, hole, demand_of(hole), columns)?))
+                        Step::Cell(Box::new(Cell::new(Side::Old, name, hole, demand_of(hole.key), columns)?))
                     }
                 },
+                Piece::Expression(expression) => {
+                    let (demand, key) = demand_of(expression.key);
+                    Step::Expression(Box::new(Computed { expression: expression.clone(), demand, key }))
+                }
+                Piece::Program(program) => Step::Program(Box::new(program.clone())),
             });
         }
         Ok(Plan { steps })

@@ -6,9 +6,12 @@
 //! come back with it, so that what is in flight lives in one place and vanishes with the process.
 #![forbid(unsafe_code)]
 
+use crate::call::Method;
+use crate::endpoint::Repeat;
 use crate::lane::Message;
 use crate::pg::process;
-use crate::verdict::{Outcome, Reply};
+use crate::request::Shape;
+use crate::verdict::{Outcome, Reply, Sent};
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,6 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// An API key. It has no way to be printed.
@@ -61,10 +66,15 @@ pub struct Transport {
     route: Route,
     /// Connections are kept alive in the agent and shared by the threads.
     agent: OnceLock<ureq::Agent>,
+    /// Makes a connection for each request: one that was kept may be closed by the other side at the
+    /// very moment it is used again, and then nobody knows whether the request was carried out.
+    fresh_agent: OnceLock<ureq::Agent>,
     /// The key as its file had it last; forgotten when Lago does not know it.
     key_from_file: Mutex<Option<ApiKey>>,
 }
 
+/// What lago_push calls itself; Lago shows it with each event.
+pub const USER_AGENT: &str = concat!("lago_push/", env!("CARGO_PKG_VERSION"));
 /// The largest reply that is read; Lago echoes every event, so a full batch of large ones is large.
 /// What is beyond it is cut off: the verdict needs the beginning only.
 const MOST_REPLY_BYTES: u64 = 4 * 1024 * 1024;
@@ -76,13 +86,27 @@ const IDLE_AGE: Duration = Duration::from_secs(15);
 
 impl Transport {
     pub fn new(route: Route) -> Transport {
-        Transport { route, agent: OnceLock::new(), key_from_file: Mutex::new(None) }
+        Transport {
+            route,
+            agent: OnceLock::new(),
+            fresh_agent: OnceLock::new(),
+            key_from_file: Mutex::new(None),
+        }
     }
 
-    fn agent(&self) -> Result<&ureq::Agent, String> {
-        if let Some(agent) = self.agent.get() {
+    fn agent(&self, repeat: Repeat) -> Result<&ureq::Agent, String> {
+        let (place, kept) = match repeat {
+            Repeat::Safe => (&self.agent, self.route.connections),
+            Repeat::Never => (&self.fresh_agent, 0),
+        };
+        if let Some(agent) = place.get() {
             return Ok(agent);
         }
+        let agent = self.make_agent(kept)?;
+        Ok(place.get_or_init(|| agent))
+    }
+
+    fn make_agent(&self, kept_connections: usize) -> Result<ureq::Agent, String> {
         let route = &self.route;
         let roots = match &route.ca_file {
             None => RootCerts::PlatformVerifier,
@@ -98,17 +122,18 @@ impl Transport {
             .max_redirects_will_error(false)
             .proxy(proxy)
             .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .user_agent(concat!("lago_push/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .accept("application/json")
             .accept_encoding("identity")
             .timeout_global(Some(route.timeout))
-            .timeout_connect(Some(CONNECT_TIMEOUT.min(route.timeout)))
-            .max_idle_connections(route.connections)
-            .max_idle_connections_per_host(route.connections)
+            // Below the whole time-out, so that an address that does not answer is told from a reply
+            // that does not come.
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(route.timeout.mul_f64(0.8))))
+            .max_idle_connections(kept_connections)
+            .max_idle_connections_per_host(kept_connections)
             .max_idle_age(IDLE_AGE)
-            .build()
-            .new_agent();
-        Ok(self.agent.get_or_init(|| agent))
+            .build();
+        Ok(agent.new_agent())
     }
 
     fn key(&self) -> Result<Option<ApiKey>, String> {
@@ -132,22 +157,25 @@ impl Transport {
     }
 
     /// One request; blocks until there is an outcome.
-    fn post(&self, path: &str, body: &[u8]) -> Outcome {
-        let (agent, key) = match self.agent().and_then(|agent| Ok((agent, self.key()?))) {
+    fn carry(&self, shape: &Shape, messages: &[Message]) -> Outcome {
+        let ready = self.agent(shape.call.repeat).and_then(|agent| Ok((agent, self.key()?)));
+        let (agent, key) = match ready {
             Ok(ready) => ready,
             Err(why) => return Outcome::Unusable(why),
         };
-        let mut request =
-            agent.post(format!("{}{path}", self.route.url)).header("content-type", "application/json");
-        for (name, value) in &self.route.headers {
-            request = request.header(name, value);
-        }
-        if let Some(ApiKey(key)) = key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
-        let response = match request.send(body) {
+        let (head, body) = match self.request(shape, messages, key) {
+            Ok(request) => request,
+            Err(outcome) => return outcome,
+        };
+        let answer = match (&body, shape.call.method) {
+            (Some(body), _) => agent.run(with_body(head, body.as_slice())),
+            (None, Method::Delete) => agent.run(with_body(head, ())),
+            // The other methods say how long their body is, even if that is nothing.
+            (None, _) => agent.run(with_body(head, [].as_slice())),
+        };
+        let response = match answer {
             Ok(response) => response,
-            Err(error) => return Outcome::Failed(describe(&error)),
+            Err(error) => return Outcome::Failed { why: describe(&error), sent: sent(&error) },
         };
         let status = response.status().as_u16();
         if status == 401 {
@@ -163,6 +191,56 @@ impl Transport {
         let _ = response.into_body().into_reader().take(MOST_REPLY_BYTES).read_to_end(&mut body);
         Outcome::Reply(Reply { status, body, wait })
     }
+
+    /// Head and body. What the destination's settings are to blame for is no message's fault.
+    fn request(
+        &self,
+        shape: &Shape,
+        messages: &[Message],
+        key: Option<ApiKey>,
+    ) -> Result<(Head, Option<Vec<u8>>), Outcome> {
+        let request = |path: &str| {
+            let method = shape.call.method.word();
+            http::Request::builder().method(method).uri(format!("{}{path}", self.route.url)).body(())
+        };
+        let (mut head, ()) = request(shape.path(messages))
+            .map_err(|_| match request("/") {
+                Ok(_) => Outcome::Impossible("its path is not one a URL can have".into()),
+                Err(_) => Outcome::Unusable("its URL is not one".into()),
+            })?
+            .into_parts();
+        let body = shape.body(messages);
+        let headers = &mut head.headers;
+        if body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        set_all(headers, &self.route.headers).map_err(Outcome::Unusable)?;
+        set_all(headers, &shape.headers).map_err(Outcome::Impossible)?;
+        if let Some(ApiKey(key)) = key {
+            let value = HeaderValue::try_from(format!("Bearer {key}"))
+                .map_err(|_| Outcome::Unusable("its API key holds what no header can carry".into()))?;
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok((head, body))
+    }
+}
+
+fn set_all(headers: &mut HeaderMap, pairs: &[(String, String)]) -> Result<(), String> {
+    for (name, value) in pairs {
+        let pair = (HeaderName::try_from(name), HeaderValue::try_from(value));
+        let (Ok(known), Ok(value)) = pair else {
+            return Err(format!("header {name} is not one HTTP can carry"));
+        };
+        headers.insert(known, value);
+    }
+    Ok(())
+}
+
+/// What stands before the body, its headers checked.
+type Head = http::request::Parts;
+
+fn with_body<B>(head: Head, body: B) -> http::Request<B> {
+    http::Request::from_parts(head, body)
 }
 
 fn certificates(path: &str) -> Result<Vec<Certificate<'static>>, String> {
@@ -200,39 +278,47 @@ fn describe(error: &ureq::Error) -> String {
     }
 }
 
+/// Whether a request that failed may have reached Lago. Only what can happen no later than while the
+/// connection is made says that it has not.
+fn sent(error: &ureq::Error) -> Sent {
+    let before = match error {
+        ureq::Error::Io(error) => {
+            let text = error.to_string();
+            error.kind() == ErrorKind::ConnectionRefused
+                || text.starts_with("failed to lookup address")
+                // Of rustls: a certificate that is not trusted, and a peer that does not speak TLS.
+                || error.kind() == ErrorKind::InvalidData
+                    && (text.starts_with("invalid peer certificate") || text.contains("InvalidContentType"))
+        }
+        ureq::Error::Timeout(which) => {
+            matches!(which, ureq::Timeout::Resolve | ureq::Timeout::Connect)
+        }
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::BadUri(_)
+        | ureq::Error::Http(_)
+        | ureq::Error::Tls(_)
+        | ureq::Error::Rustls(_) => true,
+        _ => false,
+    };
+    if before { Sent::No } else { Sent::Perhaps }
+}
+
 /// A request to make.
 pub struct Job {
     pub lane: i32,
     pub transport: Arc<Transport>,
-    pub path: &'static str,
-    /// The key that wraps the messages' array.
-    pub root: &'static str,
+    pub shape: Arc<Shape>,
     pub messages: Vec<Message>,
 }
 
 /// A request made.
 pub struct Done {
     pub lane: i32,
+    pub shape: Arc<Shape>,
     pub messages: Vec<Message>,
     pub outcome: Outcome,
-}
-
-impl Job {
-    fn body(&self) -> Vec<u8> {
-        let length: usize = self.messages.iter().map(|message| message.payload.len() + 1).sum();
-        let mut body = Vec::with_capacity(length + self.root.len() + 8);
-        body.extend_from_slice(b"{\"");
-        body.extend_from_slice(self.root.as_bytes());
-        body.extend_from_slice(b"\":[");
-        for (index, message) in self.messages.iter().enumerate() {
-            if index > 0 {
-                body.push(b',');
-            }
-            body.extend_from_slice(message.payload.as_bytes());
-        }
-        body.extend_from_slice(b"]}");
-        body
-    }
 }
 
 /// The threads of one worker.
@@ -309,12 +395,15 @@ fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, bu
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job.transport.post(job.path, &job.body())
+            job.transport.carry(&job.shape, &job.messages)
         }));
-        let outcome = made
-            .unwrap_or_else(|_| Outcome::Failed("the request could not be made (a bug in lago_push)".into()));
+        let outcome = made.unwrap_or_else(|_| Outcome::Failed {
+            why: "the request could not be made (a bug in lago_push)".into(),
+            sent: Sent::Perhaps,
+        });
         busy.fetch_sub(1, Ordering::SeqCst);
-        if done.send(Done { lane: job.lane, messages: job.messages, outcome }).is_err() {
+        let Job { lane, shape, messages, .. } = job;
+        if done.send(Done { lane, shape, messages, outcome }).is_err() {
             return;
         }
         // A full socket buffer means the worker has plenty of rings to hear.

@@ -41,6 +41,8 @@ pub struct Slot {
     /// Until then no worker is to be connected: somebody wants the database alone.
     keep_out_until: AtomicI64,
     ended_well: AtomicBool,
+    /// When a worker is wanted because of the clock; 0 when it is not.
+    tick: AtomicI64,
 }
 
 #[repr(C)]
@@ -94,6 +96,7 @@ pub fn own_slot() -> Option<&'static Slot> {
 pub fn nothing_to_do_here() {
     if let Some(slot) = slot_of(u32::from(process::own_database())) {
         slot.take_wanted();
+        slot.set_tick(None);
         slot.ends_well();
     }
 }
@@ -179,9 +182,31 @@ impl Slot {
     pub fn enter(&self) {
         self.started_at.store(process::now(), SeqCst);
         self.ended_well.store(false, SeqCst);
+        self.set_tick(None);
         self.set_state(State::Idle);
         self.pid.store(process::own_pid(), SeqCst);
         self.worker.store(process::own_place().0 + 1, SeqCst);
+    }
+
+    /// A worker is about to be started: unless it says otherwise, it failed.
+    pub fn begins(&self) {
+        self.ended_well.store(false, SeqCst);
+    }
+
+    /// The worker leaves before its work is done.
+    pub fn want_again(&self) {
+        self.wanted.store(true, SeqCst);
+    }
+
+    /// When to start a worker that nobody else will ask for, in microseconds since 2000.
+    pub fn set_tick(&self, tick: Option<i64>) {
+        self.tick.store(tick.unwrap_or(0), SeqCst);
+    }
+
+    /// Microseconds to that moment; none if there is none.
+    pub fn microseconds_to_tick(&self) -> Option<u64> {
+        let tick = Some(self.tick.load(SeqCst)).filter(|tick| *tick != 0)?;
+        Some(u64::try_from(tick.saturating_sub(process::now())).unwrap_or(0))
     }
 
     /// The calling process stops being it. A commit in between sees no worker and wakes the
@@ -191,7 +216,7 @@ impl Slot {
         self.thousandths_per_second.store(0, SeqCst);
         self.worker.store(0, SeqCst);
         self.pid.store(0, SeqCst);
-        if self.is_wanted() {
+        if self.is_wanted() || self.microseconds_to_tick().is_some() {
             wake_launcher();
         }
     }
@@ -226,6 +251,7 @@ impl Slot {
     pub fn free(&self) {
         self.wanted.store(false, SeqCst);
         self.keep_out_until.store(0, SeqCst);
+        self.set_tick(None);
         self.database.store(0, SeqCst);
     }
 

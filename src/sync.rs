@@ -20,6 +20,7 @@ pub enum Compiled {
         sync: i32,
         reason: String,
         on_error: OnError,
+        excluded: Vec<String>,
     },
     /// A draft: captures nothing.
     Draft,
@@ -31,6 +32,8 @@ pub struct Ready {
     pub name: String,
     pub recipe: Recipe,
     pub on_error: OnError,
+    /// Columns that are not kept with a dead letter either.
+    pub excluded: Vec<String>,
     operations: Vec<Operation>,
 }
 
@@ -187,25 +190,18 @@ impl Stored {
         Call::of(&self.endpoint, self.method.as_deref(), self.path.as_deref(), self.root.as_deref())
             .ok_or_else(|| format!("endpoint \"{}\" is not known to this version", self.endpoint))
     }
-
-    /// The columns of a row that may be kept with a dead letter.
-    pub fn excluded(&self) -> &[String] {
-        &self.exclude
-    }
 }
 
 fn compile(fired: &Fired) -> Compiled {
     let name = fired.argument();
     let tables = match crate::outbox::tables() {
         Some(tables) => tables,
-        None => return broken(0, "the extension's tables are missing".into(), OnError::DeadLetter),
+        None => return broken("the extension's tables are missing".into()),
     };
     let Some(stored) = stored(&tables, &Wanted::Named(&name)) else {
-        return broken(
-            0,
-            format!("no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"),
-            OnError::DeadLetter,
-        );
+        return broken(format!(
+            "no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"
+        ));
     };
     if stored.state == "draft" {
         return Compiled::Draft;
@@ -217,13 +213,17 @@ fn compile(fired: &Fired) -> Compiled {
             name,
             recipe,
             on_error: stored.on_error,
+            excluded: stored.exclude,
         }),
-        Err(reason) => broken(stored.id, reason, stored.on_error),
+        Err(reason) => {
+            Compiled::Broken { sync: stored.id, reason, on_error: stored.on_error, excluded: stored.exclude }
+        }
     }
 }
 
-fn broken(sync: i32, reason: String, on_error: OnError) -> Compiled {
-    Compiled::Broken { sync, reason, on_error }
+/// What is wrong before there is a definition to go by.
+fn broken(reason: String) -> Compiled {
+    Compiled::Broken { sync: 0, reason, on_error: OnError::DeadLetter, excluded: Vec::new() }
 }
 
 pub fn operation(word: &str) -> Option<Operation> {

@@ -2,14 +2,19 @@
 //!
 //! Between sender and settle. It promises a fate for every message sent, and a sentence an operator
 //! can act on whenever something is wrong; sentences hold statuses and Lago's error codes, never
-//! what a row holds. The facts are Lago's server behaviour: a batch is all or nothing; a 422 maps
-//! the index of each offending event to its errors and looks for duplicates only when nothing else
-//! is wrong, so a batch may need two rounds; an event already stored is a 422 on Lago's PostgreSQL
-//! store and a 200 on its ClickHouse store.
+//! what a row holds. The facts are Lago's server behaviour. Here is what holds for every call; what a
+//! batch of events is answered is in [`events`], what any other call is answered in [`single`].
+//!
+//! A call that must not be repeated (a top-up, say) goes again only after an answer that proves that
+//! Lago did nothing; else it is rejected, for somebody to look it up.
 #![forbid(unsafe_code)]
 
+mod events;
+mod single;
+
+use crate::call::Call;
+use crate::endpoint::{Batch, Repeat};
 use serde_json::Value;
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// What came back from one request.
@@ -17,9 +22,21 @@ use std::time::Duration;
 pub enum Outcome {
     Reply(Reply),
     /// No reply: refused, reset, timed out, TLS. The text is the transport's, without the URL's secrets.
-    Failed(String),
+    Failed {
+        why: String,
+        sent: Sent,
+    },
     /// No request: the destination's settings cannot be used.
     Unusable(String),
+    /// No request: the message's path or its sync's headers do not make one.
+    Impossible(String),
+}
+
+/// Whether a request without a reply may have reached Lago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    No,
+    Perhaps,
 }
 
 #[derive(Clone, Debug)]
@@ -74,152 +91,181 @@ pub struct Verdict {
     pub condition: Condition,
 }
 
+impl Verdict {
+    fn all(messages: usize, fate: Fate, condition: Condition) -> Verdict {
+        Verdict { fates: vec![fate; messages], condition }
+    }
+
+    fn trouble(messages: usize, why: String, wait: Option<Duration>) -> Verdict {
+        let wait = wait.map(|wait| wait.min(LONGEST_WAIT));
+        Verdict::all(messages, Fate::Return, Condition::Trouble { why, wait })
+    }
+}
+
 /// No server is believed that asks for a longer pause: Lago's windows are seconds long.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Judges the outcome of a `POST /events/batch` with the messages `sent`.
-pub fn judge(outcome: &Outcome, sent: &[&str]) -> Verdict {
-    let all = |fate: Fate, condition| Verdict { fates: vec![fate; sent.len()], condition };
-    let trouble = |why: String, wait| all(Fate::Return, Condition::Trouble { why, wait });
-    let reply = match outcome {
-        Outcome::Reply(reply) => reply,
-        Outcome::Failed(why) => return trouble(format!("no reply from Lago: {why}"), None),
-        Outcome::Unusable(why) => return trouble(format!("the destination cannot be used: {why}"), None),
+/// Judges the outcome of a `call` with the payloads `sent`.
+pub fn judge(outcome: &Outcome, call: &Call, sent: &[&str]) -> Verdict {
+    let messages = sent.len();
+    let verdict = match outcome {
+        Outcome::Failed { why, .. } => Verdict::trouble(messages, format!("no reply from Lago: {why}"), None),
+        Outcome::Unusable(why) => {
+            Verdict::trouble(messages, format!("the destination cannot be used: {why}"), None)
+        }
+        Outcome::Impossible(why) => {
+            let reason = format!("the request cannot be made: {why}");
+            Verdict::all(messages, Fate::Rejected { reason }, Condition::Well)
+        }
+        Outcome::Reply(reply) => {
+            let special = match call.batch {
+                Batch::UpTo { .. } => events::judge(reply, sent),
+                Batch::One => single::judge(reply, call, messages),
+            };
+            special.unwrap_or_else(|| judge_any(reply, messages))
+        }
     };
+    match call.repeat {
+        Repeat::Never if !proves_that_nothing_happened(outcome) => never_again(verdict),
+        _ => verdict,
+    }
+}
+
+/// What means the same for every call.
+fn judge_any(reply: &Reply, messages: usize) -> Verdict {
+    let trouble = |why: String| Verdict::trouble(messages, why, reply.wait);
     match reply.status {
-        200 if is_events(&reply.body) => all(Fate::Delivered, Condition::Well),
-        200..=299 => trouble(
-            format!("the answer is {} but not Lago's: check the destination's URL", reply.status),
-            None,
-        ),
-        422 => judge_refusal(&reply.body, sent),
-        300..=399 => trouble(
+        status @ 200..=299 => {
+            let why = format!("the answer is {status} but not Lago's: check the destination's URL");
+            Verdict::trouble(messages, why, None)
+        }
+        status @ 300..=399 => Verdict::trouble(
+            messages,
             format!(
-                "the answer is a redirect ({}), which is not followed: give the destination its final URL",
-                reply.status
+                "the answer is a redirect ({status}), which is not followed: give the destination its final URL"
             ),
             None,
         ),
-        401 => {
-            trouble("Lago does not know the API key (401): set it with lago_push.set_api_key".into(), None)
-        }
-        403 => {
-            trouble("the API key may not write events (403): give it that permission in Lago".into(), None)
-        }
-        404 => trouble("Lago knows no such path (404): check the destination's URL".into(), None),
-        429 => trouble("Lago asks to slow down (429)".into(), reply.wait.map(|wait| wait.min(LONGEST_WAIT))),
-        status @ (408 | 502 | 503 | 504) => trouble(
-            format!("Lago is not available ({status})"),
-            reply.wait.map(|wait| wait.min(LONGEST_WAIT)),
+        401 => Verdict::trouble(
+            messages,
+            "Lago does not know the API key (401): set it with lago_push.set_api_key".into(),
+            None,
         ),
+        403 => {
+            let why = match code(&reply.body) {
+                Some(code) => {
+                    format!("the API key may not do this (403 {code}): give it that permission in Lago")
+                }
+                None => "the API key may not write events (403): give it that permission in Lago".into(),
+            };
+            Verdict::trouble(messages, why, None)
+        }
+        404 => Verdict::trouble(
+            messages,
+            "Lago knows no such path (404): check the destination's URL".into(),
+            None,
+        ),
+        405 => {
+            let why = "the answer is 405 but not Lago's: check the destination's URL";
+            Verdict::trouble(messages, why.into(), None)
+        }
+        429 => trouble("Lago asks to slow down (429)".into()),
+        status @ (408 | 502 | 503 | 504) => trouble(format!("Lago is not available ({status})")),
         status => {
-            let reason = format!("Lago answered {status}{}", code_of(&reply.body));
-            all(Fate::Retry { reason: reason.clone() }, Condition::Doubtful { why: reason })
+            let reason = format!("Lago answered {}", answer(status, &reply.body));
+            Verdict::all(
+                messages,
+                Fate::Retry { reason: reason.clone() },
+                Condition::Doubtful { why: reason },
+            )
         }
     }
 }
 
-/// A body cut off after its beginning still proves that Lago stored the events: it serializes them
-/// after the insert.
-fn is_events(body: &[u8]) -> bool {
-    let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(10).collect();
-    text.starts_with(b"{\"events\":")
-}
-
-fn code_of(body: &[u8]) -> String {
-    let reply: Option<Value> = serde_json::from_slice(body).ok();
-    let code = reply.as_ref().and_then(|reply| reply.get("code")).and_then(Value::as_str);
-    code.map_or(String::new(), |code| format!(" {code}"))
-}
-
-fn judge_refusal(body: &[u8], sent: &[&str]) -> Verdict {
-    let flags = flags(body, sent.len());
-    if flags.is_empty() {
-        let reason = format!("Lago answered 422{} and named no event", code_of(body));
-        let fate = match sent.len() {
-            1 => Fate::Rejected { reason: reason.clone() },
-            _ => Fate::Retry { reason: reason.clone() },
-        };
-        return Verdict { fates: vec![fate; sent.len()], condition: Condition::Doubtful { why: reason } };
+/// Whether a request that is not settled by its answer can be repeated even if a second one would do
+/// the same thing twice. When in doubt it cannot.
+fn proves_that_nothing_happened(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Failed { sent, .. } => *sent == Sent::No,
+        Outcome::Unusable(_) | Outcome::Impossible(_) => true,
+        Outcome::Reply(reply) => match reply.status {
+            // A web page: whoever answered, it was not Lago.
+            200..=299 => first_character(&reply.body) == Some(b'<'),
+            // Contention, before anything is written.
+            422 => code(&reply.body).as_deref() == Some("lock_acquisition_failed"),
+            300..=399 | 401 | 403 | 404 | 405 | 429 | 503 => true,
+            _ => false,
+        },
     }
-    let twins = if flags.values().any(|flag| *flag == Flag::Duplicate) {
-        twins(sent)
-    } else {
-        vec![false; sent.len()]
+}
+
+/// What was to go again is rejected instead.
+fn never_again(verdict: Verdict) -> Verdict {
+    let why = match &verdict.condition {
+        Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why.clone()),
+        Condition::Well => None,
     };
-    let fates = (0..sent.len())
-        .map(|index| match flags.get(&index) {
-            None => Fate::Resend,
-            // Lago compares ids within a request without their subscriptions, so a twin may be
-            // flagged although it is stored nowhere: only an answer of its own tells.
-            Some(Flag::Duplicate) if twins[index] => Fate::ResendAlone,
-            Some(Flag::Duplicate) => Fate::Duplicate,
-            Some(Flag::Refused(reason)) => Fate::Rejected { reason: reason.clone() },
-        })
-        .collect();
-    Verdict { fates, condition: Condition::Well }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Flag {
-    Duplicate,
-    Refused(String),
-}
-
-/// The events a 422 names, by index. Empty when the body is not such a map.
-fn flags(body: &[u8], sent: usize) -> HashMap<usize, Flag> {
-    let Ok(reply) = serde_json::from_slice::<Value>(body) else { return HashMap::new() };
-    let Some(Value::Object(details)) = reply.get("error_details") else { return HashMap::new() };
-    let mut flags = HashMap::new();
-    for (index, errors) in details {
-        match index.parse::<usize>() {
-            Ok(index) if index < sent => flags.insert(index, flag(errors)),
-            // One key that is no index of ours: whatever this map is, it is not about our events.
-            _ => return HashMap::new(),
+    let reject = |fate| {
+        let why = match (&fate, &why) {
+            (Fate::Delivered | Fate::Duplicate | Fate::Rejected { .. }, _) => return fate,
+            (Fate::Retry { reason }, _) => reason.clone(),
+            (_, Some(why)) => why.clone(),
+            (_, None) => "no clear answer".into(),
         };
-    }
-    flags
-}
-
-fn flag(errors: &Value) -> Flag {
-    let fields = match errors {
-        Value::Object(fields) => fields,
-        Value::String(text) => return Flag::Refused(text.clone()),
-        other => return Flag::Refused(other.to_string()),
-    };
-    let codes = |value: &Value| match value {
-        Value::Array(codes) => {
-            codes.iter().map(|code| code.as_str().map_or_else(|| code.to_string(), str::to_owned)).collect()
+        Fate::Rejected {
+            reason: format!(
+                "the outcome is unknown: {why}; a second call might do it twice, so look it up in Lago before sending it again"
+            ),
         }
+    };
+    Verdict { fates: verdict.fates.into_iter().map(reject).collect(), condition: verdict.condition }
+}
+
+fn first_character(body: &[u8]) -> Option<u8> {
+    body.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// Whether a body is a JSON object that begins with one of these keys. It may be cut off after that:
+/// Lago writes its answer when it has done its work.
+fn begins_with_key(body: &[u8], keys: &[&str]) -> bool {
+    let longest = keys.iter().map(|key| key.len() + 4).max().unwrap_or(0);
+    let text: Vec<u8> =
+        body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(longest).collect();
+    keys.iter().any(|key| text.starts_with(format!("{{\"{key}\":").as_bytes()))
+}
+
+/// Lago's error code.
+fn code(body: &[u8]) -> Option<String> {
+    let reply: Value = serde_json::from_slice(body).ok()?;
+    reply.get("code")?.as_str().map(str::to_owned)
+}
+
+/// Status and code, for a sentence.
+fn answer(status: u16, body: &[u8]) -> String {
+    code(body).map_or_else(|| status.to_string(), |code| format!("{status} {code}"))
+}
+
+/// The error codes below one field, one after the other; below fields within fields, each with its
+/// place.
+fn codes(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(codes).collect(),
         Value::String(code) => vec![code.clone()],
+        Value::Object(fields) => vec![by_field(fields)],
         other => vec![other.to_string()],
-    };
-    let only_duplicate = fields.len() == 1
-        && fields.get("transaction_id").is_some_and(|value| codes(value) == ["value_already_exist"]);
-    if only_duplicate {
-        return Flag::Duplicate;
     }
-    let sentence: Vec<String> =
-        fields.iter().map(|(field, value)| format!("{field}: {}", codes(value).join(", "))).collect();
-    Flag::Refused(sentence.join("; "))
 }
 
-/// Which messages share their `transaction_id` with another of the same request.
-fn twins(sent: &[&str]) -> Vec<bool> {
-    let ids: Vec<Option<String>> = sent
-        .iter()
-        .map(|payload| match serde_json::from_str::<Value>(payload).ok()?.get("transaction_id")? {
-            Value::String(id) => Some(id.clone()),
-            other => Some(other.to_string()),
-        })
-        .collect();
-    let mut count: HashMap<&str, usize> = HashMap::new();
-    for id in ids.iter().flatten() {
-        *count.entry(id).or_default() += 1;
-    }
-    ids.iter()
-        .map(|id| id.as_deref().is_some_and(|id| count.get(id).is_some_and(|count| *count > 1)))
-        .collect()
+/// "field: code, code; field: code".
+fn by_field(fields: &serde_json::Map<String, Value>) -> String {
+    let all: Vec<String> =
+        fields.iter().map(|(field, value)| format!("{field}: {}", codes(value).join(", "))).collect();
+    all.join("; ")
+}
+
+/// Whether an error is nothing but the news that Lago has this already, in `field`.
+fn exists_already(fields: &serde_json::Map<String, Value>, field: &str) -> bool {
+    fields.len() == 1 && fields.get(field).is_some_and(|value| codes(value) == ["value_already_exist"])
 }
 
 #[cfg(test)]
@@ -229,8 +275,12 @@ mod tests {
     const SENT: [&str; 3] =
         [r#"{"transaction_id":"a"}"#, r#"{"transaction_id":"b"}"#, r#"{"transaction_id":"c"}"#];
 
+    fn events() -> Call {
+        Call::of("event", None, None, None).expect("in the catalogue")
+    }
+
     fn reply(status: u16, body: &str) -> Verdict {
-        judge(&Outcome::Reply(Reply { status, body: body.into(), wait: None }), &SENT)
+        judge(&Outcome::Reply(Reply { status, body: body.into(), wait: None }), &events(), &SENT)
     }
 
     fn refusal(details: &str) -> Verdict {
@@ -300,7 +350,8 @@ mod tests {
             r#"{"transaction_id":"a","external_subscription_id":"2"}"#,
         ];
         let body = r#"{"status":422,"code":"validation_errors","error_details":{"1":{"transaction_id":["value_already_exist"]}}}"#;
-        let verdict = judge(&Outcome::Reply(Reply { status: 422, body: body.into(), wait: None }), &sent);
+        let verdict =
+            judge(&Outcome::Reply(Reply { status: 422, body: body.into(), wait: None }), &events(), &sent);
         assert_eq!(verdict.fates, [Fate::Resend, Fate::ResendAlone]);
     }
 
@@ -312,8 +363,11 @@ mod tests {
                 "{details}"
             );
         }
-        let alone =
-            judge(&Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None }), &SENT[..1]);
+        let alone = judge(
+            &Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None }),
+            &events(),
+            &SENT[..1],
+        );
         assert!(matches!(alone.fates[..], [Fate::Rejected { .. }]), "alone, there is nothing left to try");
     }
 
@@ -324,8 +378,11 @@ mod tests {
             assert_eq!(verdict.fates, vec![Fate::Return; 3], "{status}");
             assert!(matches!(verdict.condition, Condition::Trouble { .. }), "{status}");
         }
-        for outcome in [Outcome::Failed("connection refused".into()), Outcome::Unusable("no file".into())] {
-            assert_eq!(judge(&outcome, &SENT).fates, vec![Fate::Return; 3]);
+        for outcome in [
+            Outcome::Failed { why: "connection refused".into(), sent: Sent::Perhaps },
+            Outcome::Unusable("no file".into()),
+        ] {
+            assert_eq!(judge(&outcome, &events(), &SENT).fates, vec![Fate::Return; 3]);
         }
     }
 
@@ -343,7 +400,7 @@ mod tests {
         let asked = |seconds| {
             Outcome::Reply(Reply { status: 429, body: vec![], wait: Some(Duration::from_secs(seconds)) })
         };
-        let wait = |seconds| match judge(&asked(seconds), &SENT).condition {
+        let wait = |seconds| match judge(&asked(seconds), &events(), &SENT).condition {
             Condition::Trouble { wait, .. } => wait,
             other => panic!("{other:?}"),
         };

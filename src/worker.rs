@@ -6,25 +6,30 @@
 //! Lago recognizes them. Any error therefore simply ends the process; the launcher starts another.
 
 mod read;
+mod replies;
 mod settle;
 mod speed;
+mod ticks;
 
+use self::read::{now_unix, since_2000};
 use self::speed::Speed;
+use self::ticks::Ticks;
 use crate::backoff::Dice;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
-use crate::endpoint::{self, Batch};
-use crate::lane::{Lane, Next};
+use crate::lane::{Lane, Message, Next};
 use crate::outbox::{self, Statements};
 use crate::pg::process::{self, Continue};
 use crate::pg::{compat, xact};
+use crate::request::Shape;
+use crate::schedule::UnixMicros;
 use crate::sender::{Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +38,9 @@ pub const PROCESS_TYPE: &str = "lago_push worker";
 /// How long a busy worker leaves new messages to gather before it looks again: well below the time
 /// in which a batch that is not full goes out anyway.
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
+
+/// How often expired replies are removed at most.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// The slot to leave when this process ends.
@@ -110,8 +118,15 @@ struct Worker {
     known: HashSet<i64>,
     /// Ids the cursor passed because their sync is paused, or not known yet.
     paused: BTreeMap<i32, Range>,
-    /// Syncs that messages name and the directory does not.
-    strangers: BTreeSet<i32>,
+    /// Syncs that messages name and the directory does not; and since when, at the latest, the messages
+    /// may have been committed.
+    strangers: BTreeMap<i32, UnixMicros>,
+    /// What waits for the clock.
+    ticks: Ticks,
+    /// When expired replies were last removed.
+    expired_at: Option<Instant>,
+    /// Whatever was committed by then has been seen.
+    complete_at: UnixMicros,
     dice: Dice,
     speed: Speed,
 }
@@ -131,21 +146,41 @@ impl Worker {
             looked_at: None,
             known: HashSet::new(),
             paused: BTreeMap::new(),
-            strangers: BTreeSet::new(),
+            strangers: BTreeMap::new(),
+            ticks: Ticks::default(),
+            expired_at: None,
+            complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
         })
     }
 
     fn run(mut self) -> Result<(), Failure> {
+        if self.work()? == Outbox::Gone {
+            return Ok(());
+        }
+        // Nobody has to be connected just to wait: the launcher looks at the clock.
+        let tick = self.ticks.next(|sync| self.is_open(sync));
+        self.slot.set_tick(tick.map(since_2000));
+        if self.lanes.iter().any(|(id, lane)| !lane.is_idle() && self.gate(*id) == Gate::Open) {
+            // It was sent away in the middle of its work, which no commit will announce.
+            self.slot.want_again();
+        }
+        Ok(())
+    }
+
+    /// Reads, sends and settles until there is nothing to do, or somebody asks it to leave.
+    fn work(&mut self) -> Result<Outbox, Failure> {
         let mut news = true;
         let called = self.slot.is_wanted();
         let mut first_round = true;
         loop {
             if self.slot.keep_out_microseconds() > 0 {
-                return Ok(());
+                return Ok(Outbox::Here);
             }
             self.settle_done()?;
+            self.come_to_now();
+            self.expire_replies();
             // While it is left set, commits set no latch: neither when nothing can be delivered, nor
             // between two looks at an outbox that is being written to all the time.
             let look_at = self.next_look();
@@ -155,7 +190,7 @@ impl Worker {
             if news || self.wants_to_read() || self.slot.is_redefined() {
                 self.set_busy("reading the outbox");
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
-                    return Ok(());
+                    return Ok(Outbox::Gone);
                 }
                 news = false;
                 self.looked_at = Some(Instant::now());
@@ -166,7 +201,7 @@ impl Worker {
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
             {
                 if process::wait(Some(Duration::ZERO), None) == Continue::No {
-                    return Ok(());
+                    return Ok(Outbox::Here);
                 }
                 continue;
             }
@@ -175,16 +210,16 @@ impl Worker {
                 .iter()
                 .all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
             if first_round && at_rest && !called {
-                return Ok(());
+                return Ok(Outbox::Here);
             }
             first_round = false;
             let now = Instant::now();
             let look_at = self.next_look().filter(|_| self.slot.is_wanted());
-            let timeout = match due.into_iter().chain(look_at).min() {
-                Some(due) => Some(due.saturating_duration_since(now)),
-                None if at_rest => Some(settings::idle_timeout()),
-                None => None,
-            };
+            let until_work =
+                due.into_iter().chain(look_at).min().map(|due| due.saturating_duration_since(now));
+            let until_leave = settings::idle_timeout();
+            let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
+            let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
             if at_rest {
                 self.slot.set_state(State::Idle);
                 self.slot.set_rate(0.0);
@@ -194,7 +229,7 @@ impl Worker {
                 process::show(&format!("waiting for Lago: {} requests under way", self.in_flight()));
             }
             if process::wait(timeout, Some(self.senders.descriptor())) == Continue::No {
-                return Ok(());
+                return Ok(Outbox::Here);
             }
             let rested = at_rest && due.is_none() && now.elapsed() >= settings::idle_timeout();
             if rested && !self.can_deliver() {
@@ -202,9 +237,31 @@ impl Worker {
                 self.slot.take_wanted();
             }
             if rested && !self.slot.is_wanted() && !self.slot.is_redefined() {
-                return Ok(());
+                return Ok(Outbox::Here);
             }
         }
+    }
+
+    /// Removes replies whose time is over, now and then while there is work anyway.
+    fn expire_replies(&mut self) {
+        let now = Instant::now();
+        if self.expired_at.is_none_or(|expired_at| now - expired_at >= EXPIRY_PAUSE) {
+            self.expired_at = Some(now);
+            xact::in_transaction(|| outbox::expire_replies(&self.statements));
+        }
+    }
+
+    /// Lets go what has had its tick.
+    fn come_to_now(&mut self) {
+        let syncs = self.directory.as_ref().map(|directory| &directory.syncs);
+        self.ticks.come_to(now_unix(), |sync| {
+            syncs.and_then(|syncs| syncs.get(&sync)).is_some_and(|sync| sync.gate == Gate::Open)
+        });
+    }
+
+    fn until_tick(&self) -> Option<Duration> {
+        let tick = self.ticks.next(|sync| self.is_open(sync))?;
+        Some(Duration::from_micros(u64::try_from(tick.saturating_sub(now_unix())).unwrap_or(0)))
     }
 
     /// Whether any destination takes deliveries.
@@ -243,10 +300,6 @@ impl Worker {
 
     /// Sends what may go. Gives the next moment at which something may.
     fn dispatch(&mut self) -> Option<Instant> {
-        let Some(Batch::UpTo { path, root, .. }) = endpoint::find("event").map(|endpoint| endpoint.batch)
-        else {
-            return None;
-        };
         let mut next_due: Option<Instant> = None;
         for (id, lane) in &mut self.lanes {
             let Some(transport) = self.transports.get(id) else { continue };
@@ -258,7 +311,17 @@ impl Worker {
             loop {
                 match lane.next(Instant::now()) {
                     Next::Send(messages) => {
-                        let job = Job { lane: *id, transport: Arc::clone(transport), path, root, messages };
+                        let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
+                            // Its sync went while it waited here: the next read finds it again.
+                            lane.returned();
+                            for message in messages {
+                                lane.settled(message.payload.len());
+                                self.known.remove(&message.id);
+                                widen(&mut self.paused, message.sync, message.id);
+                            }
+                            continue;
+                        };
+                        let job = Job { lane: *id, transport: Arc::clone(transport), shape, messages };
                         if let Err(job) = self.senders.send(job) {
                             // No thread could be started: the machine is out of them for now.
                             lane.returned();
@@ -281,6 +344,11 @@ impl Worker {
         }
         next_due
     }
+}
+
+/// What a request of these messages looks like; they are all of one group.
+fn shape_of(directory: Option<&Directory>, messages: &[Message]) -> Option<Arc<Shape>> {
+    directory?.syncs.get(&messages.first()?.sync)?.shape.clone()
 }
 
 fn widen(ranges: &mut BTreeMap<i32, Range>, sync: i32, id: i64) {

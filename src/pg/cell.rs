@@ -399,8 +399,8 @@ impl Functions {
     }
 }
 
-/// A whole row as JSON text, for a dead letter; none if not even that can be made.
-pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
+/// A whole row but for some columns as JSON text, for a dead letter; none if not even that can be made.
+pub fn row_to_json(row: super::trigger::Tuple, without: &[String]) -> Option<Vec<u8>> {
     let json = super::xact::protected(|| {
         pinned(|| {
             // SAFETY: row_to_json takes a composite value, which carries its own type.
@@ -414,7 +414,14 @@ pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
             with_varlena(json, <[u8]>::to_vec)
         })
     });
-    json.ok()
+    let json = json.ok()?;
+    if without.is_empty() {
+        return Some(json);
+    }
+    let mut columns: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&super::encoding::to_utf8(&json)).ok()?;
+    columns.retain(|column, _| !without.contains(column));
+    Some(super::encoding::json_to_server(&serde_json::Value::Object(columns).to_string()))
 }
 
 /// What output functions may depend on, and the value each has while a payload is made.

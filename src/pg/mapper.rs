@@ -10,7 +10,6 @@ use std::ffi::CString;
 /// replaced, and inlines one that is a plain SQL expression.
 pub struct Mapper {
     plan: pg_sys::SPIPlanPtr,
-    arguments: usize,
     /// The table's row type, which the function takes; a partition's own is another.
     row: RowShape,
     owner: pg_sys::Oid,
@@ -60,7 +59,6 @@ impl Mapper {
         let call = qualified_call(function, count)?;
         Some(Mapper {
             plan: prepare(&call, row_type, count),
-            arguments: count,
             row: RowShape::new(row_type, columns),
             owner,
             search_path: CString::new(search_path).ok()?,
@@ -86,7 +84,7 @@ impl Mapper {
         let mapped = cell::pinned_with(&self.search_path, || {
             // SAFETY: connects for the one statement below.
             unsafe { pg_sys::SPI_connect() };
-            // SAFETY: a kept plan with `arguments` parameters, of which both arrays hold at least as many.
+            // SAFETY: a kept plan with one to three parameters, of which both arrays hold three.
             unsafe { pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), nulls.as_mut_ptr(), false, 1) };
             let mapped = first_value();
             // SAFETY: connected above.
@@ -99,11 +97,6 @@ impl Mapper {
             Some(payload) => Mapped::Payload(payload),
             None => Mapped::Skip,
         }
-    }
-
-    /// How many arguments the function takes, of row, old row and operation.
-    pub fn arguments(&self) -> usize {
-        self.arguments
     }
 }
 

@@ -5,6 +5,7 @@ use crate::cursor::Running;
 use pgrx::{PgTryBuilder, pg_guard, pg_sys};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// What happens to a transaction, as far as capture cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,52 @@ pub struct Caught {
 /// Runs `work` in an internal subtransaction, so that an error PostgreSQL or a user's function raises
 /// in it undoes only its own doing. Cancellation and shutdown are passed on: they are not `work`'s fault.
 pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
+    attempt(work, || {}).map_err(|(caught, error)| {
+        if caught.sqlstate.starts_with("57") {
+            error.rethrow();
+        }
+        caught
+    })
+}
+
+// pgrx has no bindings for these two of utils/timeout.h.
+unsafe extern "C-unwind" {
+    fn enable_timeout_after(id: core::ffi::c_int, milliseconds: core::ffi::c_int);
+    fn disable_timeout(id: core::ffi::c_int, keep_indicator: bool);
+}
+
+/// Its place in the enumeration TimeoutId, the same from version 14 to 18.
+const STATEMENT_TIMEOUT: core::ffi::c_int = 3;
+
+/// The SQLSTATE of what took too long, or was cancelled.
+pub const CANCELED: &str = "57014";
+
+/// Like [`protected`], and `work` is cancelled after `limit`; to be cancelled is its fault here. For a
+/// background worker: it has no statement time-out of its own that this could be mistaken for.
+pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, Caught> {
+    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
+    // SAFETY: the server registers this time-out in every process that is connected to a database.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+    let stop = || {
+        // SAFETY: as above.
+        unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+        // It may have struck after the last look; nothing else here is to be cancelled.
+        // SAFETY: a flag of this process.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+    };
+    attempt(work, stop).map_err(|(caught, error)| {
+        if caught.sqlstate.starts_with("57") && caught.sqlstate != CANCELED {
+            error.rethrow();
+        }
+        caught
+    })
+}
+
+/// Runs `work` in an internal subtransaction, then `ending`, whether it failed or not.
+fn attempt<R>(
+    work: impl FnOnce() -> R,
+    ending: impl FnOnce(),
+) -> Result<R, (Caught, Box<pg_sys::panic::CaughtError>)> {
     // SAFETY: reads two variables of the backend, to put them back below.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
     // SAFETY: inside a transaction.
@@ -108,9 +155,10 @@ pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
                     report.sql_error_code()
                 }
             };
-            Err(Box::new((code as i32, error)))
+            Err((code as i32, Box::new(error)))
         })
         .execute();
+    ending();
     let restore = || {
         // SAFETY: both were current when the subtransaction began and belong to its parent.
         unsafe {
@@ -125,16 +173,11 @@ pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
             restore();
             Ok(value)
         }
-        Err(caught) => {
-            let (code, error) = *caught;
+        Err((code, error)) => {
             // SAFETY: ends the subtransaction begun above.
             unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
             restore();
-            let sqlstate = sqlstate_text(code);
-            if sqlstate.starts_with("57") {
-                error.rethrow();
-            }
-            Err(Caught { sqlstate })
+            Err((Caught { sqlstate: sqlstate_text(code) }, error))
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::pg::{caller, encoding, xact};
 use crate::recipe::Made;
 use crate::sync::{self, Wanted};
 use crate::{buffer::Operation, outbox};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{IntoDatum, pg_sys};
 
 /// Renders the row of a dead letter again, by the sync as it is now. Gives the payload, in the
 /// database's encoding, and the path; or that there is nothing to send any more; or the reason why it

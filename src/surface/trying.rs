@@ -32,7 +32,7 @@ fn user_agent() -> &'static str {
 /// Renders rows of a sync's source as they would be captured. The payload is in the database's
 /// encoding, empty for a call without a body, null where the row cannot be rendered.
 #[pg_extern(name = "_rendered", volatile)]
-#[allow(clippy::type_complexity, reason = "rows of four columns")]
+#[allow(clippy::type_complexity, reason = "rows of five columns")]
 fn rendered(
     sync_id: i32,
     rows: i32,
@@ -40,6 +40,7 @@ fn rendered(
     'static,
     (
         name!(operation, &'static str),
+        name!(method, &'static str),
         name!(path, Option<String>),
         name!(payload, Option<Vec<u8>>),
         name!(warnings, Vec<String>),
@@ -97,7 +98,7 @@ fn shown_path(call: &Call) -> &str {
     }
 }
 
-type Shown = (&'static str, Option<String>, Option<Vec<u8>>, Vec<String>);
+type Shown = (&'static str, &'static str, Option<String>, Option<Vec<u8>>, Vec<String>);
 
 fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<String>) -> Shown {
     let old = (operation != Operation::Insert).then(|| row.tuple());
@@ -107,11 +108,17 @@ fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<St
     let dead = |reason: &str| format!("this row becomes a dead letter: {reason}");
     let mut shown = match recipe.payload(&view, &mut payload) {
         Err(reason) => {
-            return (operation.word(), Some(own.into()), None, vec![encoding::storable(&dead(&reason))]);
+            return (
+                operation.word(),
+                call.method.word(),
+                Some(own.into()),
+                None,
+                vec![encoding::storable(&dead(&reason))],
+            );
         }
         Ok(Whole::Skipped) => {
             let why = "the mapper returns null for this row: nothing is sent";
-            return (operation.word(), Some(own.into()), None, vec![why.into()]);
+            return (operation.word(), call.method.word(), Some(own.into()), None, vec![why.into()]);
         }
         Ok(Whole::Payload) => payload.clone(),
     };
@@ -136,7 +143,7 @@ fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<St
         }
     };
     let warnings = warnings.iter().map(|warning| encoding::storable(warning)).collect();
-    (operation.word(), Some(path), Some(shown), warnings)
+    (operation.word(), call.method.word(), Some(path), Some(shown), warnings)
 }
 
 /// Drafts a template, in UTF-8. Names are JSON in UTF-8, kinds are words of `sql/trying.sql`.

@@ -9,7 +9,8 @@ use crate::cursor::{Progress, Range};
 use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
 use crate::outbox::{self, Found, Span};
-use crate::pg::xact;
+use crate::pg::{process, xact};
+use crate::schedule::UnixMicros;
 use crate::sender::Transport;
 use crate::settings;
 use std::collections::BTreeMap;
@@ -19,12 +20,16 @@ use std::time::Instant;
 /// Messages read by one statement: the overhead of a statement is small against so many, and so is
 /// their memory against any budget.
 const PAGE: usize = 500;
+/// Pages read before what was found is sent: rows that wait for their tick are only passed over, and
+/// a long row of them must not hold up what follows.
+const PAGES_AT_A_TIME: usize = 20;
 
 impl Worker {
     pub(super) fn read(&mut self, news: News) -> Result<Outbox, Failure> {
         // Asked before the snapshot is taken: whoever sets the flag has committed, so this snapshot
         // sees what it stands for.
         let redefined = self.slot.take_redefined() || self.directory.is_none() || !self.strangers.is_empty();
+        let asked_at = now_unix();
         xact::in_transaction(|| {
             if redefined {
                 if outbox::tables() != self.tables {
@@ -41,7 +46,11 @@ impl Worker {
             let before = self.known.len();
             self.read_again()?;
             self.catch_up()?;
+            self.read_due()?;
             self.read_on()?;
+            if news == News::Yes && !self.more && self.cursor.next_again().is_none() {
+                self.complete_at = asked_at;
+            }
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
@@ -91,9 +100,35 @@ impl Worker {
         Ok(())
     }
 
+    /// What had its tick. It takes half of a lane's room at most, so that syncs without a schedule do
+    /// not wait behind it.
+    fn read_due(&mut self) -> Result<(), Failure> {
+        let syncs: Vec<i32> = self.ticks.due_syncs().collect();
+        for sync in syncs {
+            while let Some(range) = self.ticks.due(sync).filter(|_| self.has_room_for_due(sync)) {
+                let page = outbox::read(&self.statements, &Span::Of(range, &[sync]), PAGE)?;
+                self.ticks.read(sync, progress(&page.found, PAGE));
+                self.admit(page.found, Reader::CatchUp);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room_for_due(&self, sync: i32) -> bool {
+        let budget = Budget { bytes: self.budget().bytes / 2 };
+        let Some(delivery) = self.sync(sync).filter(|delivery| delivery.gate == Gate::Open) else {
+            return false;
+        };
+        self.gate(delivery.destination) == Gate::Open
+            && self.lanes.get(&delivery.destination).is_some_and(|lane| budget.has_room(lane))
+    }
+
     /// What is behind the cursor.
     fn read_on(&mut self) -> Result<(), Failure> {
-        while self.can_read_on() {
+        for _ in 0..PAGES_AT_A_TIME {
+            if !self.can_read_on() {
+                break;
+            }
             let page = outbox::read(&self.statements, &Span::After(self.cursor.last()), PAGE)?;
             self.more = page.found.len() == PAGE;
             self.cursor.advance(page.found.iter().map(|found| found.message.id), &page.running);
@@ -108,6 +143,7 @@ impl Worker {
             || !self.strangers.is_empty()
             || self.can_read_on()
             || self.lanes_with_room().any(|lane| lane.behind.is_some())
+            || self.ticks.due_syncs().any(|sync| self.has_room_for_due(sync))
     }
 
     /// Whether moving the cursor could give any lane something to do. Where none can take messages it
@@ -128,15 +164,18 @@ impl Worker {
         Budget { bytes: settings::worker_memory_bytes() / self.lanes.len().max(1) }
     }
 
+    /// Those without a schedule: the others are read when they are due.
     fn open_syncs(&self, destination: i32) -> impl Iterator<Item = i32> {
         self.directory
             .iter()
             .flat_map(|directory| &directory.syncs)
-            .filter(move |(_, sync)| sync.destination == destination && sync.gate == Gate::Open)
+            .filter(move |(_, sync)| {
+                sync.destination == destination && sync.gate == Gate::Open && sync.schedule.is_none()
+            })
             .map(|(id, _)| *id)
     }
 
-    fn sync(&self, sync: i32) -> Option<&Delivery> {
+    pub(super) fn sync(&self, sync: i32) -> Option<&Delivery> {
         self.directory.as_ref()?.syncs.get(&sync)
     }
 
@@ -146,16 +185,24 @@ impl Worker {
 
     fn admit(&mut self, found: Vec<Found>, reader: Reader) {
         let (now, budget) = (Instant::now(), self.budget());
-        for Found { message, wait } in found {
+        for Found { message, wait, enqueued_at } in found {
             let id = message.id;
             if self.known.contains(&id) {
                 continue;
             }
-            let Some(Delivery { destination, gate, .. }) = self.sync(message.sync) else {
+            // What an earlier, complete look did not show was not committed then.
+            let since = unix(enqueued_at).max(self.complete_at);
+            let delivery = self.directory.as_ref().and_then(|directory| directory.syncs.get(&message.sync));
+            let Some(Delivery { destination, gate, schedule, .. }) = delivery else {
                 widen(&mut self.paused, message.sync, id);
-                self.strangers.insert(message.sync);
+                let newest = self.strangers.entry(message.sync).or_insert(since);
+                *newest = since.max(*newest);
                 continue;
             };
+            if let (Some(schedule), Reader::Cursor) = (schedule, reader) {
+                self.ticks.wait(message.sync, schedule, Range { from: id, to: id }, since);
+                continue;
+            }
             if *gate == Gate::Held {
                 widen(&mut self.paused, message.sync, id);
                 continue;
@@ -179,10 +226,18 @@ impl Worker {
     /// dropped while the message was in a prepared transaction: nobody will ever deliver it, so it
     /// becomes a dead letter, for somebody to see.
     fn bury_strangers(&mut self, directory: &Directory) -> Result<(), Failure> {
-        for sync in std::mem::take(&mut self.strangers) {
-            if !directory.syncs.contains_key(&sync) {
-                self.paused.remove(&sync);
-                outbox::bury_all(&self.statements, sync)?;
+        for (sync, since) in std::mem::take(&mut self.strangers) {
+            match directory.syncs.get(&sync) {
+                Some(Delivery { schedule: Some(schedule), .. }) => {
+                    if let Some(range) = self.paused.remove(&sync) {
+                        self.ticks.wait(sync, schedule, range, since);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    self.paused.remove(&sync);
+                    outbox::bury_all(&self.statements, sync)?;
+                }
             }
         }
         Ok(())
@@ -211,26 +266,90 @@ impl Worker {
             stays
         });
         self.transports.retain(|id, _| directory.destinations.contains_key(id));
+        self.adopt_schedules(&directory);
+        for (id, sync) in &directory.syncs {
+            let old = self.directory.as_ref().and_then(|directory| directory.syncs.get(id));
+            for flaw in sync.flaws.iter().filter(|flaw| old.is_none_or(|old| !old.flaws.contains(flaw))) {
+                pgrx::warning!("lago_push cannot deliver sync \"{}\" as defined: {flaw}", sync.name);
+            }
+        }
+        let moved = self.follow_moves(&directory);
         let open = |sync: i32| directory.syncs.get(&sync).is_some_and(|sync| sync.gate == Gate::Open);
         for lane in self.lanes.values_mut() {
-            for message in lane.give_back(|sync| !open(sync)) {
+            for message in lane.give_back(|sync| !open(sync) || moved.contains(&sync)) {
                 self.known.remove(&message.id);
                 widen(&mut self.paused, message.sync, message.id);
+            }
+        }
+        let now = Instant::now();
+        for (id, lane) in &mut self.lanes {
+            if let Some(destination) = directory.destinations.get(id) {
+                lane.regroup(&destination.grouping, now);
             }
         }
         let (resumed, still_paused): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.paused).into_iter().partition(|(sync, _)| open(*sync));
         self.paused = still_paused;
         for (sync, range) in resumed {
-            if let Some(lane) =
-                directory.syncs.get(&sync).and_then(|sync| self.lanes.get_mut(&sync.destination))
-            {
+            let Some(delivery) = directory.syncs.get(&sync) else { continue };
+            if delivery.schedule.is_some() {
+                // It was in a lane before, so it had its tick.
+                self.ticks.put_due(sync, range);
+            } else if let Some(lane) = self.lanes.get_mut(&delivery.destination) {
                 lane.pass_over(range.from);
                 lane.pass_over(range.to);
             }
         }
         self.directory = Some(directory);
     }
+
+    /// What waits for a tick follows a changed schedule.
+    fn adopt_schedules(&mut self, directory: &Directory) {
+        self.ticks.retain(|sync| directory.syncs.contains_key(&sync));
+        for (id, new) in &directory.syncs {
+            let Some(old) = self.sync(*id).filter(|old| old.schedule != new.schedule) else { continue };
+            let behind = self.lanes.get(&old.destination).and_then(|lane| lane.behind);
+            // What a lane had no room for would have gone at once.
+            if let (None, Some(range)) = (&old.schedule, behind) {
+                self.ticks.put_due(*id, range);
+            }
+            self.ticks.reschedule(*id, new.schedule.as_ref(), now_unix());
+        }
+    }
+
+    /// The syncs whose messages now go to another destination. What their old lane had no room for is
+    /// left to the new one.
+    fn follow_moves(&mut self, directory: &Directory) -> Vec<i32> {
+        let Some(old) = &self.directory else { return Vec::new() };
+        let moved = |(id, new): (&i32, &Delivery)| {
+            let from = old.syncs.get(id)?.destination;
+            (from != new.destination).then_some((*id, from, new.destination))
+        };
+        let moves: Vec<(i32, i32, i32)> = directory.syncs.iter().filter_map(moved).collect();
+        for (_, from, to) in &moves {
+            let behind = self.lanes.get(from).and_then(|lane| lane.behind);
+            if let (Some(range), Some(lane)) = (behind, self.lanes.get_mut(to)) {
+                lane.pass_over(range.from);
+                lane.pass_over(range.to);
+            }
+        }
+        moves.into_iter().map(|(id, ..)| id).collect()
+    }
+}
+
+/// PostgreSQL's clock begins in 2000.
+const UNIX_SECONDS_IN_2000: i64 = 946_684_800;
+
+pub(super) fn unix(since_2000: i64) -> UnixMicros {
+    since_2000.saturating_add(UNIX_SECONDS_IN_2000 * 1_000_000)
+}
+
+pub(super) fn since_2000(unix: UnixMicros) -> i64 {
+    unix.saturating_sub(UNIX_SECONDS_IN_2000 * 1_000_000)
+}
+
+pub(super) fn now_unix() -> UnixMicros {
+    unix(process::now())
 }
 
 fn progress(found: &[Found], most: usize) -> Progress {

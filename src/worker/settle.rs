@@ -3,10 +3,12 @@
 //! Last of the worker's three steps. All replies that have come are judged, and one short transaction
 //! deletes what has left the outbox, keeps what died, and counts both.
 
+use super::replies::Parts;
 use super::{Failure, Worker, widen};
 use crate::backoff;
+use crate::destination::{Gate, Replies};
 use crate::lane::{Company, Lane, Message};
-use crate::outbox::{self, Again, Dead, Settlement};
+use crate::outbox::{self, Again, Dead, Kept, Settlement};
 use crate::pg::xact;
 use crate::sender::Done;
 use crate::shared;
@@ -41,7 +43,7 @@ impl Worker {
         let now = Instant::now();
         let Verdict { fates, condition } = {
             let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
-            judge(&done.outcome, &sent)
+            judge(&done.outcome, &done.shape.call, &sent)
         };
         let Some(lane) = self.lanes.get_mut(&done.lane) else {
             for message in &done.messages {
@@ -65,11 +67,19 @@ impl Worker {
             health.last_error.clone_from(&why);
         }
         health.pause = pause.or(health.pause);
+        self.keep_replies(&done, &fates, settlement);
         let throw = self.dice.throw();
         // In reverse, because what goes again goes to the front.
-        let open: Vec<bool> = done.messages.iter().map(|message| self.is_open(message.sync)).collect();
+        let whereto = |message: &Message| match self.sync(message.sync) {
+            Some(sync) if sync.gate == Gate::Held => Whereto::Nowhere,
+            Some(sync) if sync.destination != done.lane => Whereto::To(sync.destination),
+            Some(_) => Whereto::Here,
+            None => Whereto::Nowhere,
+        };
+        let open: Vec<Whereto> = done.messages.iter().map(whereto).collect();
+        let mut moved = Vec::new();
         let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
-        for ((message, fate), open) in done.messages.into_iter().zip(fates).zip(open).rev() {
+        for ((message, fate), whereto) in done.messages.into_iter().zip(fates).zip(open).rev() {
             let account = settlement.accounts.entry(message.sync).or_default();
             match fate {
                 Fate::Delivered | Fate::Duplicate => {
@@ -94,11 +104,13 @@ impl Worker {
                     });
                     leave(&message, settlement);
                 }
-                _ if !open => {
-                    // Paused or dropped while under way.
+                _ if whereto != Whereto::Here => {
                     self.known.remove(&message.id);
                     lane.settled(message.payload.len());
-                    widen(&mut self.paused, message.sync, message.id);
+                    match whereto {
+                        Whereto::To(destination) => moved.push((destination, message.id)),
+                        _ => widen(&mut self.paused, message.sync, message.id),
+                    }
                 }
                 Fate::Resend => lane.resend(message, now),
                 Fate::ResendAlone => lane.resend(Message { company: Company::Alone, ..message }, now),
@@ -119,7 +131,41 @@ impl Worker {
                 }
             }
         }
+        for (destination, id) in moved {
+            if let Some(lane) = self.lanes.get_mut(&destination) {
+                lane.pass_over(id);
+            }
+        }
     }
+
+    /// Notes Lago's answer to each message it settles whose sync keeps replies.
+    fn keep_replies(&self, done: &Done, fates: &[Fate], settlement: &mut Settlement) {
+        let Outcome::Reply(reply) = &done.outcome else { return };
+        let is_final =
+            |fate: &Fate| matches!(fate, Fate::Delivered | Fate::Duplicate | Fate::Rejected { .. });
+        let mut parts = None;
+        for (index, (message, fate)) in done.messages.iter().zip(fates).enumerate() {
+            if is_final(fate) && self.sync(message.sync).is_some_and(|sync| sync.replies == Replies::Kept) {
+                let parts = parts.get_or_insert_with(|| Parts::of(reply, done.shape.call.batch));
+                settlement.replies.push(Kept {
+                    id: message.id,
+                    sync: message.sync,
+                    status: reply.status,
+                    reply: parts.of_message(index),
+                });
+            }
+        }
+    }
+}
+
+/// Where a message that has to go again does so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whereto {
+    Here,
+    /// Its sync was given another destination while it was under way.
+    To(i32),
+    /// Its sync was paused or dropped while it was under way.
+    Nowhere,
 }
 
 fn leave(message: &Message, settlement: &mut Settlement) {
@@ -135,6 +181,6 @@ fn kept_reply(outcome: &Outcome) -> (Option<u16>, Option<String>) {
             let body = &reply.body[..reply.body.len().min(MOST_KEPT_REPLY)];
             (Some(reply.status), Some(String::from_utf8_lossy(body).into_owned()))
         }
-        Outcome::Failed(_) | Outcome::Unusable(_) => (None, None),
+        Outcome::Failed { .. } | Outcome::Unusable(_) | Outcome::Impossible(_) => (None, None),
     }
 }

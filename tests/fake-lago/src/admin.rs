@@ -2,6 +2,8 @@
 //!
 //! No key, no faults, no latency, no rate limit, and not part of what Lago has.
 
+mod objects;
+
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use crate::catalog::{Aggregation, Metric, Subscription};
 use crate::decimal::{self, Read};
 use crate::fault::Fault;
 use crate::http::{self, Request};
+use crate::objects as kept;
 use crate::reply::Reply;
 use crate::store::StoredEvent;
 use crate::time::{self, Fraction};
@@ -20,7 +23,14 @@ const DEFAULT_LISTED: usize = 100;
 
 pub fn answer(app: &App, path: &str, request: &Request) -> Reply {
     let method = request.method.as_str();
+    let kind = path.strip_prefix("objects/").unwrap_or_default();
     let outcome = match (method, path) {
+        ("GET", _) if !kind.is_empty() => objects::list(app, kind),
+        ("POST", _) if !kind.is_empty() => objects::define(app, kind, request),
+        ("GET", "requests") => Ok(objects::requests(app, limit(&request.query))),
+        ("POST", "license") => change(request, objects::license, |license| {
+            app.change_settings(|settings| settings.config.license = license);
+        }),
         ("GET", "bill") => Ok(bill_of(app).to_json()),
         ("GET", "stats") => Ok(stats(app)),
         ("GET", "stored") => Ok(stored(app, &request.query)),
@@ -30,11 +40,9 @@ pub fn answer(app: &App, path: &str, request: &Request) -> Reply {
             lock(&app.faults).clear();
             Ok(done())
         }
-        ("POST", "metrics") => change(request, metric, |metric| {
-            app.change_settings(|settings| settings.catalog.define_metric(metric));
-        }),
+        ("POST", "metrics") => change(request, metric, |metric| app.define_metric(metric)),
         ("POST", "subscriptions") => change(request, subscription, |subscription| {
-            app.change_settings(|settings| settings.catalog.define_subscription(subscription));
+            app.define(|books| kept::define::subscription(books, &subscription));
         }),
         ("POST", "accept_any") => change(request, accept_any, |accept| {
             app.change_settings(|settings| settings.config.accept_any = accept);
@@ -81,9 +89,16 @@ pub fn bill_of(app: &App) -> Bill {
     if !config.keep_events {
         return bill::counted(lock(&app.state).counted());
     }
-    let events = lock(&app.state).events();
+    let mut catalog = settings.catalog.clone();
+    let events = {
+        let state = lock(&app.state);
+        for subscription in kept::all_periods(&state.objects) {
+            catalog.define_subscription(subscription);
+        }
+        state.events()
+    };
     let unknown = if config.accept_any { Unknown::Billed } else { Unknown::NotBilled };
-    bill::bill(&events, config.store, &settings.catalog, unknown)
+    bill::bill(&events, config.store, &catalog, unknown)
 }
 
 fn stats(app: &App) -> Value {
@@ -97,10 +112,14 @@ fn stats(app: &App) -> Value {
     })
 }
 
+fn limit(query: &str) -> usize {
+    let limit = http::query_pairs(query).into_iter().find(|(name, _)| name == "limit");
+    limit.and_then(|(_, limit)| limit.parse().ok()).unwrap_or(DEFAULT_LISTED)
+}
+
 /// The latest events, in the order of acceptance.
 fn stored(app: &App, query: &str) -> Value {
-    let limit = http::query_pairs(query).into_iter().find(|(name, _)| name == "limit");
-    let limit = limit.and_then(|(_, limit)| limit.parse().ok()).unwrap_or(DEFAULT_LISTED);
+    let limit = limit(query);
     let (total, events) = {
         let state = lock(&app.state);
         (state.counters.stored, state.last_events(limit))

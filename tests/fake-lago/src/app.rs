@@ -7,17 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::body::{self, Element, Malformed, Root};
+use crate::catalog::Metric;
 use crate::config::{Access, Denied, Settings};
 use crate::fault::{Effect, Faults, Storing};
 use crate::http::Request;
 use crate::limit::{Standing, Verdict, Window};
+use crate::objects::{self, Books, Kind, Origin};
 use crate::reply::{self, Accepts, Reply};
 use crate::router::{self, Route};
 use crate::store::{Arrival, Keys, RequestLog, State};
-use crate::{admin, event, ingest, reads};
+use crate::{admin, event, ingest, reads, time};
+
+/// Longer bodies are not kept in the log.
+const LARGEST_LOGGED_BODY: usize = 64 * 1024;
 
 /// The lock's content even if a thread panicked while holding it: every update is complete in itself.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +74,8 @@ enum Parsed<'a> {
     Malformed,
     One(Root<'a>),
     Many(Vec<Element<'a>>),
+    /// The body of an object that is no event.
+    Object(Root<'a>),
 }
 
 impl<'a> Parsed<'a> {
@@ -76,6 +83,10 @@ impl<'a> Parsed<'a> {
         let parsed = match route {
             Route::CreateEvent => body::object(request, "event").map(Parsed::One),
             Route::CreateEvents => body::objects(request, "events").map(Parsed::Many),
+            // A body nothing is read from must be well-formed all the same.
+            Route::Object(operation) => {
+                body::object(request, operation.root().unwrap_or_default()).map(Parsed::Object)
+            }
             _ => Ok(Parsed::NoBody),
         };
         parsed.unwrap_or_else(|Malformed| Parsed::Malformed)
@@ -85,7 +96,10 @@ impl<'a> Parsed<'a> {
         match self {
             Parsed::One(Root::Object(element)) => std::slice::from_ref(element),
             Parsed::Many(elements) => elements,
-            Parsed::One(Root::Missing | Root::NotAnObject) | Parsed::NoBody | Parsed::Malformed => &[],
+            Parsed::One(Root::Missing | Root::NotAnObject)
+            | Parsed::Object(_)
+            | Parsed::NoBody
+            | Parsed::Malformed => &[],
         }
     }
 }
@@ -137,8 +151,49 @@ impl App {
         self.ids.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// A UUID no other object has.
+    pub fn next_uuid(&self) -> String {
+        uuid(self.next_id())
+    }
+
+    /// Puts objects there without a request.
+    pub fn define<T>(&self, define: impl FnOnce(&mut Books<'_>) -> T) -> T {
+        let license = self.settings().config.license;
+        let now = time::micros_of(SystemTime::now());
+        let mut state = lock(&self.state);
+        let objects = &mut state.objects;
+        define(&mut Books { origin: Origin::Definition, objects, app: self, license, now })
+    }
+
+    /// Adds an object, or changes the customer or code that exists; returns its `lago_id`.
+    pub fn define_object(&self, kind: Kind, fields: Map<String, Value>) -> String {
+        let (lago_id, object) = self.define(|books| {
+            let at = objects::define::object(books, kind, fields);
+            (books.text(at, "lago_id"), books.value(at))
+        });
+        if let (Kind::BillableMetric, Value::Object(fields)) = (kind, object) {
+            self.publish(objects::metric_of(&fields));
+        }
+        lago_id
+    }
+
+    /// Adds a metric or replaces the one with the same code.
+    pub fn define_metric(&self, metric: Metric) {
+        self.define(|books| objects::define::metric(books, &metric));
+        self.publish(metric);
+    }
+
+    /// Tells the catalog of a metric that was defined.
+    fn publish(&self, metric: Metric) {
+        self.change_settings(|settings| {
+            settings.defined.define_metric(metric.clone());
+            settings.catalog.define_metric(metric);
+        });
+    }
+
     /// Forgets everything that came in, and the queued faults.
     pub fn reset(&self) {
+        self.change_settings(|settings| settings.catalog = settings.defined.clone());
         lock(&self.faults).clear();
         lock(&self.state).reset();
         self.changed.notify_all();
@@ -183,11 +238,19 @@ impl App {
             }
         }
 
+        let of_events = matches!(route, Route::CreateEvent | Route::CreateEvents);
+        let logged = !of_events && request.body.len() <= LARGEST_LOGGED_BODY;
+        let text = || String::from_utf8_lossy(&request.body).into_owned();
         let separator = if request.query.is_empty() { "" } else { "?" };
         let log = RequestLog {
             number: arrival.request,
             method: request.method.clone(),
             path: format!("{}{separator}{}", request.path, request.query),
+            query: request.query.clone(),
+            content_type: request.content_type.clone(),
+            accept: request.accept.clone(),
+            headers: request.headers.clone(),
+            body: logged.then(text),
             status,
             events,
             body_bytes: request.body.len(),
@@ -220,6 +283,11 @@ impl App {
     }
 }
 
+/// The UUID with this number.
+pub fn uuid(number: u64) -> String {
+    format!("{:08x}-1a90-4a90-8a90-{number:012x}", number >> 48)
+}
+
 /// One request on its way through the checks.
 pub struct Call<'a> {
     pub app: &'a App,
@@ -244,7 +312,11 @@ impl Call<'_> {
             Route::Unknown | Route::Admin { .. } => return Ok(reply::not_found("resource")),
             Route::Health => return Ok(health()),
             Route::Ready => return Ok(Reply::value(200, &json!({"message": "Success"}))),
-            Route::CreateEvent | Route::CreateEvents | Route::ListEvents | Route::ShowEvent { .. } => {}
+            Route::CreateEvent
+            | Route::CreateEvents
+            | Route::ListEvents
+            | Route::ShowEvent { .. }
+            | Route::Object(_) => {}
         }
         if matches!(parsed, Parsed::Malformed) {
             return Ok(reply::malformed(Accepts::from_header(self.request.accept.as_deref())));
@@ -252,17 +324,19 @@ impl Call<'_> {
         if !authorized(self.request.authorization.as_deref(), &self.settings.config.api_key) {
             return Ok(reply::unauthorized());
         }
-        let access = match route {
-            Route::CreateEvent | Route::CreateEvents => Access::Write,
-            _ => Access::Read,
+        let (access, resource) = match route {
+            Route::CreateEvent | Route::CreateEvents => (Access::Write, "event"),
+            Route::Object(operation) => operation.permission(),
+            _ => (Access::Read, "event"),
         };
-        let needed = Denied { access, resource: "event".to_owned() };
+        let needed = Denied { access, resource: resource.to_owned() };
         if self.settings.config.denied.contains(&needed) {
             return Ok(reply::forbidden(&needed));
         }
         match (route, parsed) {
             (_, Parsed::One(root)) => ingest::create_event(self, root),
             (_, Parsed::Many(elements)) => ingest::create_events(self, elements),
+            (Route::Object(operation), Parsed::Object(root)) => objects::answer(self, operation, root),
             (Route::ShowEvent { transaction_id }, _) => Ok(reads::show_event(self, transaction_id)),
             (_, _) => Ok(reads::list_events(self)),
         }

@@ -98,6 +98,7 @@ mod tests {
             content_type: content_type.map(str::to_owned),
             accept: None,
             user_agent: None,
+            headers: Vec::new(),
             persistence: Persistence::KeepAlive,
             body: body.to_vec(),
         }

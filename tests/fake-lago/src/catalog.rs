@@ -124,6 +124,10 @@ impl Catalog {
         }
     }
 
+    pub fn forget_metric(&mut self, code: &str) {
+        self.metrics.remove(code);
+    }
+
     pub fn metric(&self, code: &str) -> Option<&Metric> {
         self.metrics.get(code)
     }

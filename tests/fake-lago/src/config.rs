@@ -1,7 +1,7 @@
 //! What a fake server is told before and while it runs.
 //!
 //! `Config` is the starting point; `Settings` is the same plus what tests change later (metrics,
-//! subscriptions, latency), shared copy-on-write so that a request sees one consistent version.
+//! latency), shared copy-on-write so that a request sees one consistent version.
 
 use std::time::Duration;
 
@@ -46,6 +46,13 @@ impl Denied {
     }
 }
 
+/// Credit notes, manual payments and plan overrides are premium features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum License {
+    Free,
+    Premium,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub store: Store,
@@ -59,6 +66,7 @@ pub struct Config {
     /// keeps the other events.
     pub legacy_partial_batch: bool,
     pub rate_limit: Option<RateLimit>,
+    pub license: License,
     /// `false` is for benchmarks: only counters and uniqueness keys are kept, no events and no bodies.
     pub keep_events: bool,
     /// Treat unknown metric codes (as counts) and unknown subscriptions as existing.
@@ -76,6 +84,7 @@ impl Default for Config {
             batch_limit: 100,
             legacy_partial_batch: false,
             rate_limit: None,
+            license: License::Free,
             keep_events: true,
             accept_any: false,
             latency: Duration::ZERO,
@@ -87,5 +96,8 @@ impl Default for Config {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub config: Config,
+    /// The metrics, those made by requests included.
     pub catalog: Catalog,
+    /// The metrics a test has defined: what a reset leaves.
+    pub defined: Catalog,
 }

@@ -140,6 +140,14 @@ pub fn read_strict(text: &str) -> Read {
     }
 }
 
+/// A number of a size in which amounts occur; `None` for everything else.
+pub fn number(text: &str) -> Option<BigDecimal> {
+    match read_strict(text) {
+        Read::Number(number) if number.magnitude().abs() <= 40 && number.exponent >= -40 => number.to_big(),
+        Read::Number(_) | Read::NotFinite | Read::Invalid => None,
+    }
+}
+
 /// The text Ruby prints for a JSON number: integers as written, everything else through a double.
 pub fn ruby_text(number: &str) -> String {
     if !number.contains(['.', 'e', 'E']) {

@@ -146,7 +146,7 @@ pub fn transaction_id_of(fields: &Map<String, Value>) -> Option<String> {
 }
 
 /// Scalars become text in string columns; objects and arrays are not permitted there and dropped.
-fn text_of(value: Value) -> Option<String> {
+pub fn text_of(value: Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text),
         Value::Number(number) => Some(decimal::ruby_text(&number.to_string())),
@@ -225,7 +225,7 @@ fn holds_nul((name, value): (&String, &Value)) -> bool {
     name.contains('\0') || value_holds_nul(value)
 }
 
-fn value_holds_nul(value: &Value) -> bool {
+pub fn value_holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(elements) => elements.iter().any(value_holds_nul),

@@ -62,6 +62,23 @@ impl Effect {
         Effect::Answer(Reply::json(status, body), Storing::Skipped)
     }
 
+    /// 422 for contention: no details, and a retry may succeed.
+    pub fn lock_acquisition_failed() -> Effect {
+        Effect::json(422, r#"{"status":422,"error":"Unprocessable Entity","code":"lock_acquisition_failed"}"#)
+    }
+
+    /// 422 because a payment or tax provider refused.
+    pub fn provider_error(provider: &str) -> Effect {
+        let body = serde_json::json!({
+            "status": 422,
+            "error": "Unprocessable Entity",
+            "code": "provider_error",
+            "provider": {"code": provider},
+            "error_details": {"message": "the provider refused"},
+        });
+        Effect::json(422, &body.to_string())
+    }
+
     /// 200 with nothing in it.
     pub fn empty_ok(storing: Storing) -> Effect {
         Effect::Answer(Reply::json(200, ""), storing)

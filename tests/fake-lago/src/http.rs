@@ -28,12 +28,14 @@ pub struct Request {
     pub content_type: Option<String>,
     pub accept: Option<String>,
     pub user_agent: Option<String>,
+    /// What a client adds of its own: neither the key, nor what is above, nor what belongs to the connection.
+    pub headers: Vec<(String, String)>,
     pub persistence: Persistence,
     pub body: Vec<u8>,
 }
 
 pub enum Incoming {
-    Request(Request),
+    Request(Box<Request>),
     /// The client closed the connection.
     Closed,
     /// Not HTTP, or too large: answer this status and close.
@@ -47,14 +49,14 @@ enum Framing {
 }
 
 struct Head {
-    request: Request,
+    request: Box<Request>,
     framing: Framing,
     wants_continue: bool,
     length: usize,
 }
 
 enum Parsed {
-    Head(Box<Head>),
+    Head(Head),
     Partial,
     Refused(u16),
 }
@@ -104,7 +106,7 @@ impl<S: Read + Write> Connection<S> {
                 }
             }
         };
-        let Head { mut request, framing, wants_continue, length } = *head;
+        let Head { mut request, framing, wants_continue, length } = head;
         self.start += length;
         if wants_continue && self.unread().is_empty() {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
@@ -193,7 +195,7 @@ fn parse_head(bytes: &[u8]) -> Parsed {
     };
     let target = parsed.path.unwrap_or("/");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut request = Request {
+    let mut request = Box::new(Request {
         method: parsed.method.unwrap_or("").to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
@@ -201,9 +203,10 @@ fn parse_head(bytes: &[u8]) -> Parsed {
         content_type: None,
         accept: None,
         user_agent: None,
+        headers: Vec::new(),
         persistence: if parsed.version == Some(1) { Persistence::KeepAlive } else { Persistence::Close },
         body: Vec::new(),
-    };
+    });
     let mut framing = Framing::Length(0);
     let mut wants_continue = false;
     for header in parsed.headers.iter() {
@@ -237,9 +240,11 @@ fn parse_head(bytes: &[u8]) -> Parsed {
                 Ok(length) => framing = Framing::Length(length),
                 Err(_) => return Parsed::Refused(400),
             }
+        } else if !["host", "accept-encoding", "content-length"].into_iter().any(is) {
+            request.headers.push((header.name.to_owned(), text()));
         }
     }
-    Parsed::Head(Box::new(Head { request, framing, wants_continue, length }))
+    Parsed::Head(Head { request, framing, wants_continue, length })
 }
 
 /// What the status line and headers say about the body that follows.
@@ -369,7 +374,7 @@ mod tests {
         Connection::new(Trickle { input: input.as_bytes().to_vec(), at: 0, step, output: Vec::new() })
     }
 
-    fn next(connection: &mut Connection<Trickle>) -> Option<Request> {
+    fn next(connection: &mut Connection<Trickle>) -> Option<Box<Request>> {
         match connection.read_request().expect("no i/o error") {
             Incoming::Request(request) => Some(request),
             Incoming::Closed => None,

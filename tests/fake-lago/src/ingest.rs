@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::app::{Call, Stopped, lock};
+use crate::app::{self, Call, Stopped, lock};
 use crate::body::{Element, Root};
 use crate::config::Store;
 use crate::event::{self, Insertable, Presence, Problem};
@@ -98,7 +98,7 @@ fn prepare(call: &Call<'_>, event: event::Event, raw: &str, answer: &mut String)
     let config = &call.settings.config;
     let number = call.app.next_id();
     let lago_id = match config.store {
-        Store::Postgres => format!("{:08x}-1a90-4a90-8a90-{number:012x}", number >> 48),
+        Store::Postgres => app::uuid(number),
         Store::ClickHouse => format!("ch{number}"),
     };
     let identity = match config.store {

@@ -17,10 +17,12 @@ mod fault;
 mod http;
 mod ingest;
 mod limit;
+mod objects;
 mod reads;
 mod reply;
 mod router;
 mod server;
+mod setup;
 mod store;
 mod time;
 
@@ -32,8 +34,9 @@ use std::time::{Duration, Instant};
 
 pub use bill::{Bill, BillLine, BilledTwice, NeverBilled, Reason};
 pub use catalog::{Aggregation, Metric, Subscription};
-pub use config::{Access, Config, Denied, RateLimit, Store};
+pub use config::{Access, Config, Denied, License, RateLimit, Store};
 pub use fault::{Effect, Fault, Storing, Times};
+pub use objects::{Kind, Reusable};
 pub use reply::Reply;
 pub use store::{Counters, RequestLog, SentBody, StoredEvent};
 
@@ -54,7 +57,11 @@ impl FakeLago {
     }
 
     pub fn start_at(config: Config, addr: SocketAddr) -> io::Result<FakeLago> {
-        let settings = config::Settings { config, catalog: catalog::Catalog::default() };
+        let settings = config::Settings {
+            config,
+            catalog: catalog::Catalog::default(),
+            defined: catalog::Catalog::default(),
+        };
         let app = Arc::new(App::new(settings));
         let listening = Listening::start(&app, addr)?;
         Ok(FakeLago { app, addr: listening.addr(), listening: Mutex::new(Some(listening)) })
@@ -109,6 +116,11 @@ impl FakeLago {
         self.app.change_settings(|settings| settings.config.denied = denied);
     }
 
+    /// Whether premium features are available.
+    pub fn set_license(&self, license: License) {
+        self.app.change_settings(|settings| settings.config.license = license);
+    }
+
     /// For events from now on; keys of the other store are forgotten by `reset` only.
     pub fn set_store(&self, store: Store) {
         self.app.change_settings(|settings| settings.config.store = store);
@@ -131,15 +143,15 @@ impl FakeLago {
 
     /// Adds a metric or replaces the one with the same code.
     pub fn define_metric(&self, metric: Metric) {
-        self.app.change_settings(|settings| settings.catalog.define_metric(metric));
+        self.app.define_metric(metric);
     }
 
     /// Adds a subscription, or replaces the one with the same id and start (to end it, for example).
     pub fn define_subscription(&self, subscription: Subscription) {
-        self.app.change_settings(|settings| settings.catalog.define_subscription(subscription));
+        self.app.define(|books| objects::define::subscription(books, &subscription));
     }
 
-    /// Forgets what came in and the queued faults; metrics, subscriptions and settings stay.
+    /// Forgets what came in and the queued faults; settings stay, and what was defined is as it was defined.
     pub fn reset(&self) {
         self.app.reset();
     }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fake_lago::{Config, FakeLago, RateLimit, Store};
+use fake_lago::{Config, FakeLago, License, RateLimit, Store};
 
 const HELP: &str = "\
 A stand-in for Lago's HTTP API, as strict as the server.
@@ -20,6 +20,7 @@ Usage: fake-lago [OPTIONS]
   --store STORE        postgres (default) or clickhouse: how duplicates are treated
   --api-key KEY        the key clients must send (default fake-lago-key)
   --accept-any         treat unknown metrics (as counts) and unknown subscriptions as existing
+  --premium            credit notes, manual payments and plan overrides are available
   --batch-limit N      the most events in a batch (default 100)
   --rate-limit N       requests per second, with X-RateLimit-* headers (default: no limit)
   --latency-ms N       added to every reply
@@ -27,9 +28,9 @@ Usage: fake-lago [OPTIONS]
   -v, --verbose        print one line per request
   -h, --help           print this
 
-While it runs: GET /_fake/bill, /_fake/stats, /_fake/stored?limit=N, /_fake/sent_differently;
-POST /_fake/fault, /_fake/metrics, /_fake/subscriptions, /_fake/accept_any, /_fake/latency,
-/_fake/reset; DELETE /_fake/fault.
+While it runs: GET /_fake/bill, /_fake/stats, /_fake/stored?limit=N, /_fake/sent_differently,
+/_fake/objects/KIND, /_fake/requests?limit=N; POST /_fake/fault, /_fake/metrics, /_fake/subscriptions,
+/_fake/objects/KIND, /_fake/license, /_fake/accept_any, /_fake/latency, /_fake/reset; DELETE /_fake/fault.
 ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String>
                 }
             }
             "--api-key" => options.config.api_key = value()?,
+            "--premium" => options.config.license = License::Premium,
             "--accept-any" => options.config.accept_any = true,
             "--batch-limit" => options.config.batch_limit = number(&name, &value()?)?,
             "--rate-limit" => {
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn options_reach_the_configuration() {
-        let all = "--listen 127.0.0.1:4010 --store clickhouse --api-key k --accept-any --batch-limit 7 \
+        let all = "--listen 127.0.0.1:4010 --store clickhouse --api-key k --accept-any --premium --batch-limit 7 \
                    --rate-limit 5 --latency-ms 3 --discard-bodies -v";
         let arguments: Vec<&str> = all.split_whitespace().collect();
         let Ok(Command::Run(options)) = parsed(&arguments) else { panic!("refused") };
@@ -150,6 +152,7 @@ mod tests {
         assert_eq!(options.listen.port(), 4010);
         assert_eq!((config.store, config.api_key.as_str(), config.batch_limit), (Store::ClickHouse, "k", 7));
         assert_eq!(config.rate_limit, Some(RateLimit { requests: 5, window_seconds: 1 }));
+        assert_eq!(config.license, License::Premium);
         assert_eq!(config.latency, Duration::from_millis(3));
         assert!(config.accept_any && !config.keep_events);
         assert_eq!(options.verbosity, Verbosity::EachRequest);

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::app::{Call, lock};
 use crate::config::Store;
 use crate::http;
+use crate::objects;
 use crate::reply::{self, Identity, Reply};
 use crate::store::StoredEvent;
 use crate::time;
@@ -84,7 +85,7 @@ pub fn list_events(call: &Call<'_>) -> Reply {
         Err((field, code)) => return reply::invalid(json!({field: [code]})),
     };
     if let (true, Some(id)) = (filter.from_started_at, &filter.external_subscription_id) {
-        let periods = call.settings.catalog.subscriptions(id);
+        let periods = objects::periods(&lock(&call.app.state).objects, id);
         filter.from = periods.iter().map(|period| time::micros_of(period.started_at)).max();
     }
     let events = lock(&call.app.state).events();

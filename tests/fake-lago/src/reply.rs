@@ -59,6 +59,15 @@ pub fn forbidden(denied: &Denied) -> Reply {
     Reply::value(403, &json!({"status": 403, "error": "Forbidden", "code": code}))
 }
 
+pub fn feature_unavailable() -> Reply {
+    Reply::json(403, r#"{"status":403,"error":"Forbidden","code":"feature_unavailable"}"#)
+}
+
+/// A business rule, not a verb.
+pub fn not_allowed(code: &str) -> Reply {
+    Reply::value(405, &json!({"status": 405, "error": "Method Not Allowed", "code": code}))
+}
+
 pub fn not_found(resource: &str) -> Reply {
     let code = format!("{resource}_not_found");
     Reply::value(404, &json!({"status": 404, "error": "Not Found", "code": code}))

@@ -3,6 +3,7 @@
 //! One table; what is not in it does not exist, and Lago answers 404 without looking at the key.
 
 use crate::http::percent_decode;
+use crate::objects::{self, Operation};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -14,6 +15,8 @@ pub enum Route {
     ShowEvent {
         transaction_id: String,
     },
+    /// A write (or a listing) of something else than events.
+    Object(Operation),
     /// The server's own administration, below `/_fake/`.
     Admin {
         path: String,
@@ -29,16 +32,18 @@ pub fn route(method: &str, path: &str) -> Route {
         return Route::Admin { path: rest.trim_end_matches('/').to_owned() };
     }
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-    let segments: [Option<&str>; 5] = std::array::from_fn(|_| segments.next());
+    let segments: [Option<&str>; 7] = std::array::from_fn(|_| segments.next());
     match (method, segments) {
         ("GET", [Some("health"), None, ..]) => Route::Health,
         ("GET", [Some("ready"), None, ..]) => Route::Ready,
-        (method, [Some("api"), Some("v1"), resource, id, None]) => match (method, resource, id) {
-            ("POST", Some("events"), None) => Route::CreateEvent,
-            ("POST", Some("events"), Some("batch")) => Route::CreateEvents,
-            ("GET", Some("events"), None) => Route::ListEvents,
-            ("GET", Some("events"), Some(id)) => Route::ShowEvent { transaction_id: percent_decode(id) },
-            _ => Route::Unknown,
+        (method, [Some("api"), Some("v1"), path @ .., None]) => match (method, path) {
+            ("POST", [Some("events"), None, ..]) => Route::CreateEvent,
+            ("POST", [Some("events"), Some("batch"), None, _]) => Route::CreateEvents,
+            ("GET", [Some("events"), None, ..]) => Route::ListEvents,
+            ("GET", [Some("events"), Some(id), None, _]) => {
+                Route::ShowEvent { transaction_id: percent_decode(id) }
+            }
+            (method, path) => objects::operation(method, path).map_or(Route::Unknown, Route::Object),
         },
         _ => Route::Unknown,
     }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::config::Store;
 use crate::event::Event;
+use crate::objects::Objects;
 use crate::time;
 
 /// The most requests remembered.
@@ -73,6 +74,13 @@ pub struct RequestLog {
     pub path: String,
     /// `None` if the request was left hanging or reset.
     pub status: Option<u16>,
+    pub query: String,
+    pub content_type: Option<String>,
+    pub accept: Option<String>,
+    /// What the client added of its own; never the key.
+    pub headers: Vec<(String, String)>,
+    /// The text of the body, if it is not of events and not longer than 64 KiB.
+    pub body: Option<String>,
     /// How many events the body held.
     pub events: usize,
     pub body_bytes: usize,
@@ -80,6 +88,14 @@ pub struct RequestLog {
     /// A fault decided the answer.
     pub faulted: bool,
     pub at: SystemTime,
+}
+
+impl RequestLog {
+    /// The last value of a header the client added.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter().rev();
+        headers.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
 }
 
 /// Numbers since the start or the last reset.
@@ -196,6 +212,7 @@ pub struct State {
     /// Without bodies: first copies counted per subscription and code.
     counted: BTreeMap<String, BTreeMap<String, u64>>,
     log: VecDeque<RequestLog>,
+    pub objects: Objects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,9 +379,15 @@ impl State {
         self.log.iter().filter(|request| request.number > number).cloned().collect()
     }
 
+    /// The last so many of them, oldest first.
+    pub fn last_requests(&self, count: usize) -> Vec<RequestLog> {
+        self.log.iter().skip(self.log.len().saturating_sub(count)).cloned().collect()
+    }
+
     /// Forgets everything that came in.
     pub fn reset(&mut self) {
-        *self = State { generation: self.generation, version: self.version + 1, ..State::default() };
+        let objects = std::mem::take(&mut self.objects).definitions();
+        *self = State { generation: self.generation, version: self.version + 1, objects, ..State::default() };
     }
 }
 

@@ -158,7 +158,7 @@ fn an_event_that_is_no_object_is_500() {
 fn unknown_routes_and_verbs_are_404_without_a_key() {
     let (_server, mut client) = postgres();
     for (method, path) in
-        [("POST", "/events"), ("PUT", EVENTS), ("GET", "/api/v1/nothing"), ("POST", "/api/v1/customers")]
+        [("POST", "/events"), ("PUT", EVENTS), ("GET", "/api/v1/nothing"), ("POST", "/api/v1/customer")]
     {
         let answer = client.request(method, path, &[], "").expect("an answer");
         assert_eq!(answer.status, 404, "{method} {path}");

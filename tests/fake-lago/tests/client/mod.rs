@@ -34,6 +34,17 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// The object of a successful answer.
+    pub fn object(&self, root: &str) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.json()[root].clone()
+    }
+
+    /// Status and code of a refusal.
+    pub fn refusal(&self) -> (u16, String) {
+        (self.status, self.json()["code"].as_str().unwrap_or_default().to_owned())
+    }
+
     pub fn details(&self) -> Value {
         assert_eq!(self.status, 422, "{}", self.body);
         self.json()["error_details"].clone()
@@ -109,6 +120,19 @@ impl Client {
 
     pub fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, &usual(), "").expect("an answer")
+    }
+
+    pub fn put(&mut self, path: &str, body: &Value) -> Answer {
+        self.request("PUT", path, &usual(), &body.to_string()).expect("an answer")
+    }
+
+    pub fn delete(&mut self, path: &str) -> Answer {
+        self.request("DELETE", path, &usual(), "").expect("an answer")
+    }
+
+    /// Posts an object below its root key to a path below `/api/v1/`.
+    pub fn create(&mut self, path: &str, root: &str, object: &Value) -> Answer {
+        self.post(&format!("/api/v1/{path}"), &json!({ root: object }).to_string())
     }
 
     /// Posts one event.
