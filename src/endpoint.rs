@@ -86,8 +86,9 @@ pub fn find(name: &str) -> Option<&'static Endpoint> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
     None,
-    /// The field must not be empty; `Whole` when the hole is all there is to it.
+    /// The hole is a part of a text that must tell objects apart.
     NotNull,
+    /// The hole is all there is of a value that must not be empty.
     NotEmpty,
     /// Unix seconds.
     Timestamp,

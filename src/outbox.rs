@@ -133,6 +133,7 @@ pub struct Statements {
     after: OwnedPreparedStatement,
     between: OwnedPreparedStatement,
     retries: OwnedPreparedStatement,
+    begin: OwnedPreparedStatement,
     delete: OwnedPreparedStatement,
     forget_retries: OwnedPreparedStatement,
     retry: OwnedPreparedStatement,
@@ -167,9 +168,16 @@ impl Statements {
                 )?,
                 retries: plan(
                     "select r.message_id, r.attempts,
-                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8
+                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
+                            r.last_error = $2
                        from lago_push.retry r where r.message_id = any ($1)",
-                    &[INT8ARRAYOID],
+                    &[INT8ARRAYOID, TEXTOID],
+                )?,
+                begin: plan(
+                    "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
+                     select m.id, 0, clock_timestamp(), $2 from lago_push.message m where m.id = any ($1)
+                     on conflict on constraint one_retry_per_message do update set last_error = excluded.last_error",
+                    &[INT8ARRAYOID, TEXTOID],
                 )?,
                 delete: plan("delete from lago_push.message m where m.id = any ($1)", &[INT8ARRAYOID])?,
                 forget_retries: plan("delete from lago_push.retry r where r.message_id = any ($1)", &[INT8ARRAYOID])?,
@@ -241,12 +249,33 @@ impl Statements {
     }
 }
 
-/// A message as read, with its wait if an earlier attempt earned it one.
+/// A message as read.
 pub struct Found {
     pub message: Message,
-    pub wait: Option<Duration>,
+    pub earlier: Earlier,
     /// Microseconds since 2000: not long before the commit, and never after it.
     pub enqueued_at: i64,
+}
+
+/// What became of an earlier attempt, as far as it was written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    Nothing,
+    /// It failed, and earned the message a wait.
+    Failed(Option<Duration>),
+    /// A call that must not be repeated was begun.
+    Begun,
+}
+
+/// Stands in the place of an error while a call that must not be repeated is under way.
+const BEGUN: &str = "a call is under way";
+
+/// Notes that these messages' calls begin, in the current transaction. What ends this process before it
+/// has settled them leaves the note.
+pub fn begin_calls(statements: &Statements, messages: &[i64]) -> Result<()> {
+    Spi::connect_mut(|client| {
+        client.update(&statements.begin, None, &[messages.to_vec().into(), BEGUN.into()]).map(drop)
+    })
 }
 
 /// What one read saw.
@@ -294,7 +323,7 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
                 company: Company::Any,
             };
             let enqueued_at = rows.get_datum_by_ordinal(6)?.map_or(0, |datum| datum.value() as i64);
-            found.push(Found { message, wait: None, enqueued_at });
+            found.push(Found { message, earlier: Earlier::Nothing, enqueued_at });
         }
         Ok::<_, spi::Error>(found)
     })?;
@@ -306,21 +335,28 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
 
 fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
     let ids: Vec<i64> = found.iter().map(|found| found.message.id).collect();
-    let retries: BTreeMap<i64, (i32, f64)> = Spi::connect(|client| {
+    let retries: BTreeMap<i64, (i32, f64, bool)> = Spi::connect(|client| {
         client
-            .select(&statements.retries, None, &[ids.into()])?
+            .select(&statements.retries, None, &[ids.into(), BEGUN.into()])?
             .map(|row| {
                 Ok((
                     row.get(1)?.unwrap_or_default(),
-                    (row.get(2)?.unwrap_or_default(), row.get(3)?.unwrap_or_default()),
+                    (
+                        row.get(2)?.unwrap_or_default(),
+                        row.get(3)?.unwrap_or_default(),
+                        row.get(4)?.unwrap_or_default(),
+                    ),
                 ))
             })
             .collect::<Result<_>>()
     })?;
     for found in found {
-        if let Some((attempts, seconds)) = retries.get(&found.message.id) {
+        if let Some((attempts, seconds, begun)) = retries.get(&found.message.id) {
             found.message.attempts = attempts.unsigned_abs();
-            found.wait = Duration::try_from_secs_f64(*seconds).ok();
+            found.earlier = match begun {
+                true => Earlier::Begun,
+                false => Earlier::Failed(Duration::try_from_secs_f64(*seconds).ok()),
+            };
         }
     }
     Ok(())
@@ -345,8 +381,8 @@ pub fn bury_all(statements: &Statements, sync: i32) -> Result<()> {
 pub struct Settlement {
     /// Messages that have left the outbox for good, delivered or dead.
     pub gone: Vec<i64>,
-    /// Those of them that may have an entry among the retries.
-    pub gone_after_retry: Vec<i64>,
+    /// Messages whose entry among the retries, if they have one, is to go.
+    pub forgotten_retries: Vec<i64>,
     pub dead: Vec<Dead>,
     pub retries: Vec<Again>,
     pub accounts: BTreeMap<i32, Account>,
@@ -496,8 +532,8 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<()>
                 ],
             )?;
         }
-        if !settlement.gone_after_retry.is_empty() {
-            client.update(&statements.forget_retries, None, &[settlement.gone_after_retry.into()])?;
+        if !settlement.forgotten_retries.is_empty() {
+            client.update(&statements.forget_retries, None, &[settlement.forgotten_retries.into()])?;
         }
         if !settlement.gone.is_empty() {
             client.update(&statements.delete, None, &[settlement.gone.into()])?;

@@ -125,28 +125,26 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Text that is another one for every row.
-    fn identity(&mut self) -> String {
-        let by_name = || {
-            ["id", "uuid", "transaction_id", "event_id", "idempotency_key"]
-                .iter()
-                .find_map(|name| self.columns.iter().find(|column| folded(&column.name) == folded(name)))
-        };
-        let columns: Vec<&Column> = if self.key.is_empty() {
-            by_name().or(self.columns.first()).copied().into_iter().collect()
-        } else {
-            self.key.clone()
-        };
-        let mut text = self.table.clone();
-        for column in &columns {
-            text.push('-');
-            text.push_str(&hole(&column.name));
-            self.used.insert(&column.name);
+    /// The columns that tell one row from another: the primary key, or what looks most like one.
+    fn telling_apart(&self) -> Vec<&'a Column> {
+        if !self.key.is_empty() {
+            return self.key.clone();
         }
+        let by_name = ["id", "uuid", "transaction_id", "event_id", "idempotency_key"]
+            .iter()
+            .find_map(|name| self.columns.iter().find(|column| folded(&column.name) == folded(name)));
+        by_name.copied().into_iter().collect()
+    }
+
+    /// Text that is another one for every row; nothing is guessed, as rows alike would be billed once.
+    /// Its columns may serve another key too: the subscription is often part of a primary key.
+    fn identity(&self) -> String {
+        let columns = self.telling_apart();
         if columns.is_empty() {
-            text = format!("{REPLACE}-{{{{ op }}}}");
+            return format!("\"{REPLACE}-{{{{ op }}}}\"");
         }
-        format!("\"{text}\"")
+        let holes: Vec<String> = columns.iter().map(|column| hole(&column.name)).collect();
+        format!("\"{}-{}\"", self.table, holes.join("-"))
     }
 
     fn add_if_found(&mut self, endpoint: &Endpoint, key: &str) {
@@ -179,11 +177,11 @@ impl<'a> Draft<'a> {
 
     /// What no other key took, as an object of its own.
     fn add_leftovers(&mut self, key: &str, most: usize, longest_name: usize) {
-        let is_key = |column: &Column| self.key.iter().any(|part| part.name == column.name);
+        let telling_apart = self.telling_apart();
         let members: Vec<String> = self
             .columns
             .iter()
-            .filter(|column| !self.used.contains(column.name.as_str()) && !is_key(column))
+            .filter(|column| !self.used.contains(column.name.as_str()) && !telling_apart.contains(column))
             .filter(|column| column.name.chars().count() <= longest_name)
             .filter(|column| key == "properties" || column.kind != ColumnKind::Json)
             .take(most)
@@ -461,6 +459,9 @@ mod tests {
             "{draft}"
         );
         assert!(draft.contains(r#""transaction_id": "REPLACE_ME-{{ op }}""#), "{draft}");
+        let draft = drafted("event", "t", &[("bytes", Integer)], &[]);
+        assert!(draft.contains(r#""transaction_id": "REPLACE_ME-{{ op }}""#), "{draft}");
+        assert!(draft.contains(r#""bytes": "{{ row.bytes }}""#), "{draft}");
         let draft = drafted("invoice", "t", &[("customer_id", Integer)], &[]);
         assert!(draft.contains(r#""external_customer_id": "{{ row.customer_id }}""#), "{draft}");
         assert!(draft.contains("REPLACE_ME_add_on_code"), "{draft}");
@@ -472,6 +473,10 @@ mod tests {
         let of = [("tenant", Integer), ("day", Moment), ("n", Integer)];
         let draft = drafted("event", "usage", &of, &["tenant", "day"]);
         assert!(draft.contains(r#""usage-{{ row.tenant }}-{{ row.day }}""#), "{draft}");
+        assert!(draft.contains(r#""timestamp": {{ row.day }}"#), "{draft}");
+        let of = [("subscription_id", Text), ("at", Moment)];
+        let draft = drafted("event", "usage", &of, &["subscription_id", "at"]);
+        assert!(draft.contains(r#""external_subscription_id": "{{ row.subscription_id }}""#), "{draft}");
         let draft = drafted("event", "usage", &[("a}}b", Integer), ("uuid", Other)], &["a}}b"]);
         assert!(draft.contains(r#""usage-{{ row.uuid }}""#), "{draft}");
     }

@@ -17,6 +17,7 @@ use self::ticks::Ticks;
 use crate::backoff::Dice;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
+use crate::endpoint::Repeat;
 use crate::lane::{Lane, Message, Next};
 use crate::outbox::{self, Statements};
 use crate::pg::process::{self, Continue};
@@ -29,7 +30,7 @@ use crate::shared::{self, Slot, State};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,8 @@ struct Worker {
     strangers: BTreeMap<i32, UnixMicros>,
     /// What waits for the clock.
     ticks: Ticks,
+    /// Messages whose call was begun by an earlier worker, and their syncs.
+    lost: Vec<(i64, i32)>,
     /// When expired replies were last removed.
     expired_at: Option<Instant>,
     /// Whatever was committed by then has been seen.
@@ -148,6 +151,7 @@ impl Worker {
             paused: BTreeMap::new(),
             strangers: BTreeMap::new(),
             ticks: Ticks::default(),
+            lost: Vec::new(),
             expired_at: None,
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
@@ -195,7 +199,7 @@ impl Worker {
                 news = false;
                 self.looked_at = Some(Instant::now());
             }
-            let due = self.dispatch();
+            let due = self.dispatch()?;
             // A flag left set would not be seen again: nobody sets the latch for it.
             if self.wants_to_read()
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
@@ -299,15 +303,15 @@ impl Worker {
     }
 
     /// Sends what may go. Gives the next moment at which something may.
-    fn dispatch(&mut self) -> Option<Instant> {
+    fn dispatch(&mut self) -> Result<Option<Instant>, Failure> {
         let mut next_due: Option<Instant> = None;
+        let mut jobs = Vec::new();
         for (id, lane) in &mut self.lanes {
             let Some(transport) = self.transports.get(id) else { continue };
             let destination = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
             if destination.is_none_or(|destination| destination.gate == Gate::Held) {
                 continue;
             }
-            let before = lane.in_flight();
             loop {
                 match lane.next(Instant::now()) {
                     Next::Send(messages) => {
@@ -321,16 +325,7 @@ impl Worker {
                             }
                             continue;
                         };
-                        let job = Job { lane: *id, transport: Arc::clone(transport), shape, messages };
-                        if let Err(job) = self.senders.send(job) {
-                            // No thread could be started: the machine is out of them for now.
-                            lane.returned();
-                            for message in job.messages.into_iter().rev() {
-                                lane.resend(message, Instant::now());
-                            }
-                            next_due = Some(Instant::now() + Duration::from_secs(1));
-                            break;
-                        }
+                        jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages });
                     }
                     Next::Wait(due) => {
                         next_due = [next_due, due].into_iter().flatten().min();
@@ -338,11 +333,41 @@ impl Worker {
                     }
                 }
             }
-            if lane.in_flight() != before {
-                shared::publish_in_flight(*id, lane.in_flight());
+        }
+        self.note_begun(&jobs)?;
+        let touched: BTreeSet<i32> = jobs.iter().map(|job| job.lane).collect();
+        for job in jobs {
+            if let Err(job) = self.senders.send(job)
+                && let Some(lane) = self.lanes.get_mut(&job.lane)
+            {
+                // No thread could be started: the machine is out of them for now.
+                lane.returned();
+                for message in job.messages.into_iter().rev() {
+                    lane.resend(message, Instant::now());
+                }
+                next_due = Some(Instant::now() + Duration::from_secs(1));
             }
         }
-        next_due
+        for id in touched {
+            shared::publish_in_flight(id, self.lanes.get(&id).map_or(0, Lane::in_flight));
+        }
+        Ok(next_due)
+    }
+
+    /// Writes down, on disk, which calls begin that must not be made twice: should this process or the
+    /// server die before they are settled, nobody would know otherwise.
+    fn note_begun(&self, jobs: &[Job]) -> Result<(), Failure> {
+        let begun: Vec<i64> = jobs
+            .iter()
+            .filter(|job| job.shape.call.repeat == Repeat::Never)
+            .flat_map(|job| job.messages.iter().map(|message| message.id))
+            .collect();
+        if !begun.is_empty() {
+            xact::in_transaction(|| outbox::begin_calls(&self.statements, &begun))?;
+            // That commit too: it did not wait for the disk.
+            xact::in_transaction(xact::flush_log);
+        }
+        Ok(())
     }
 }
 

@@ -148,7 +148,7 @@ pub const CATALOGUE: &[Endpoint] = &[
         example: r#"{
   "external_id": "{{ row.id }}",
   "name": "{{ row.name }}",
-  "ending_at": "{{ row.ending_at }}"
+  "ending_at": {{ row.ending_at }}
 }"#,
         ..CALL
     },
@@ -253,7 +253,7 @@ pub const CATALOGUE: &[Endpoint] = &[
         example: r#"{
   "lago_id": "{{ row.lago_id }}",
   "name": "{{ row.name }}",
-  "expiration_at": "{{ row.expires_at }}"
+  "expiration_at": {{ row.expires_at }}
 }"#,
         ..CALL
     },

@@ -35,11 +35,11 @@ pub fn check(call: &Call, template: &Template) -> Result<(), Mistake> {
     }
     for name in required {
         if !has(template, name) {
-            return refuse(
-                START,
-                format!("the template has no \"{name}\""),
-                missing_hint(call.endpoint, name),
-            );
+            let hint = match mistyped(call, template, name) {
+                Some(key) => format!("write it instead of \"{key}\""),
+                None => missing_hint(call.endpoint, name),
+            };
+            return refuse(START, format!("the template has no \"{name}\""), hint);
         }
     }
     if let Some(endpoint) = call.endpoint {
@@ -48,13 +48,16 @@ pub fn check(call: &Call, template: &Template) -> Result<(), Mistake> {
     Ok(())
 }
 
-/// Whether a template that names no key is well as it is.
+/// Whether a template that names no key is well as it is: `{}` for a call that asks for none, and any
+/// JSON for one of the user's own.
 fn may_be_without_keys(call: &Call, template: &Template) -> bool {
-    match template.pieces.first() {
-        Some(Piece::Literal(text)) if text.starts_with('{') => true,
-        // The body of a manual call is the user's affair, unless its path needs keys.
-        _ => call.endpoint.is_none() && call.required().is_empty(),
-    }
+    let is_object = match template.pieces.first() {
+        Some(Piece::Literal(text)) => text.starts_with('{'),
+        Some(Piece::Hole(_)) => false,
+        // What tags will make of it, its payloads show.
+        _ => true,
+    };
+    call.required().is_empty() && (is_object || call.endpoint.is_none())
 }
 
 fn has(template: &Template, name: &str) -> bool {
@@ -277,6 +280,14 @@ fn unknown_hint(call: &Call, endpoint: &Endpoint, name: &str) -> String {
     }
 }
 
+/// A key of the template that was probably meant to be `wanted`.
+fn mistyped<'a>(call: &Call, template: &'a Template, wanted: &str) -> Option<&'a str> {
+    let known = call.known();
+    let unknown: Vec<&str> =
+        template.keys.iter().map(|key| key.name.as_str()).filter(|name| !known.contains(name)).collect();
+    nearest(wanted, &unknown)
+}
+
 fn missing_hint(endpoint: Option<&Endpoint>, key: &str) -> String {
     let nature = endpoint.map_or(Nature::Plain, |endpoint| nature(endpoint, key));
     match (endpoint.map(|endpoint| endpoint.name), key) {
@@ -299,7 +310,8 @@ fn sample(nature: Nature) -> String {
     match nature {
         Nature::Plain | Nature::Short(_) => "\"{{ row.column }}\"".into(),
         Nature::UnixSeconds => "{{ row.created_at }}".into(),
-        Nature::Moment => "\"{{ row.created_at }}\"".into(),
+        // Bare, so that null stays null.
+        Nature::Moment => "{{ row.created_at }}".into(),
         Nature::DecimalText | Nature::PreciseAmount => "\"{{ row.amount }}\"".into(),
         Nature::Whole => "{{ row.cents }}".into(),
         Nature::Flag => "true".into(),
@@ -450,8 +462,8 @@ mod tests {
             ("invoice", r#""fees": null"#, "needs an array"),
             ("customer", r#""externalId": "x""#, "reads no key"),
             ("customer_delete", r#""name": "x""#, "has no body"),
-            ("customer_delete", "-external_id", "no \"external_id\""),
-            ("subscription_update", "-external_id", "no \"external_id\""),
+            ("customer_delete", "-external_id", "at least external_id"),
+            ("subscription_update", "-external_id", "at least external_id"),
             ("subscription_terminate", r#""on_termination_invoice": "yes""#, "no word Lago knows"),
         ];
         for (name, change, what) in cases {
@@ -495,6 +507,8 @@ mod tests {
         assert!(hint("event", r#""region": "x""#).contains("\"properties\""));
         assert!(hint("wallet_transaction", r#""paid_credits": {{ row.n }}"#).contains("double quotes"));
         assert!(hint("plan", r#""interval": "month""#).contains("monthly"));
+        let hint = checked("customer", r#"{"extenal_id": "{{ row.id }}"}"#).expect_err("a slip").hint;
+        assert_eq!(hint, "write it instead of \"extenal_id\"");
     }
 
     #[test]
@@ -536,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_template_that_is_no_object_is_refused() {
-        for text in ["[1]", "{{ row.x }}", "\"x\""] {
+        for text in ["[1]", "{{ row.x }}", "\"x\"", "{}"] {
             assert!(checked("event", text).expect_err(text).what.contains("JSON object"), "{text}");
         }
     }

@@ -67,9 +67,7 @@ fn unusual(endpoint: &Endpoint, key: &str, value: &Value) -> Option<Finding> {
         (Nature::Moment, Value::String(text)) if begins_with_date(text) => None,
         (Nature::Moment, _) => Some(Finding::new(
             what("is not a time as ISO 8601"),
-            format!(
-                "Write \"{key}\": \"{{{{ row.created_at }}}}\", and leave the key out when there is no time"
-            ),
+            format!("Write \"{key}\": {{{{ row.created_at }}}}, without quotes: null then stays null"),
         )),
         (Nature::Whole, Value::Number(number)) if !is_whole(&number.to_string()) => {
             Some(Finding::new(what("is not a whole number"), "Amounts in cents have no fraction"))

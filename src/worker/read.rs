@@ -8,7 +8,7 @@ use super::{Failure, News, Outbox, Worker, widen};
 use crate::cursor::{Progress, Range};
 use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
-use crate::outbox::{self, Found, Span};
+use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
 use crate::pg::{process, xact};
 use crate::schedule::UnixMicros;
 use crate::sender::Transport;
@@ -23,6 +23,9 @@ const PAGE: usize = 500;
 /// Pages read before what was found is sent: rows that wait for their tick are only passed over, and
 /// a long row of them must not hold up what follows.
 const PAGES_AT_A_TIME: usize = 20;
+
+/// Why a call that was begun and not settled is not made again.
+const LOST: &str = "the outcome is unknown: the worker ended while the call was under way; a second call might do it twice, so look it up in Lago before sending it again";
 
 impl Worker {
     pub(super) fn read(&mut self, news: News) -> Result<Outbox, Failure> {
@@ -48,9 +51,12 @@ impl Worker {
             self.catch_up()?;
             self.read_due()?;
             self.read_on()?;
+            self.bury_lost()?;
             if news == News::Yes && !self.more && self.cursor.next_again().is_none() {
                 self.complete_at = asked_at;
             }
+            // What was committed before a tick may be found after it.
+            self.come_to_now();
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
@@ -185,7 +191,7 @@ impl Worker {
 
     fn admit(&mut self, found: Vec<Found>, reader: Reader) {
         let (now, budget) = (Instant::now(), self.budget());
-        for Found { message, wait, enqueued_at } in found {
+        for Found { message, earlier, enqueued_at } in found {
             let id = message.id;
             if self.known.contains(&id) {
                 continue;
@@ -199,6 +205,10 @@ impl Worker {
                 *newest = since.max(*newest);
                 continue;
             };
+            if earlier == Earlier::Begun {
+                self.lost.push((id, message.sync));
+                continue;
+            }
             if let (Some(schedule), Reader::Cursor) = (schedule, reader) {
                 self.ticks.wait(message.sync, schedule, Range { from: id, to: id }, since);
                 continue;
@@ -215,6 +225,10 @@ impl Worker {
             };
             if takes {
                 self.known.insert(id);
+                let wait = match earlier {
+                    Earlier::Failed(wait) => wait,
+                    Earlier::Nothing | Earlier::Begun => None,
+                };
                 lane.admit(message, wait.map(|wait| now + wait), now);
             } else {
                 lane.pass_over(id);
@@ -239,6 +253,24 @@ impl Worker {
                     outbox::bury_all(&self.statements, sync)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Calls that were begun by a worker that did not live to see their end, and must not be repeated.
+    fn bury_lost(&mut self) -> Result<(), Failure> {
+        let mut settlement = Settlement::default();
+        for (id, sync) in std::mem::take(&mut self.lost) {
+            let account = settlement.accounts.entry(sync).or_default();
+            account.rejected += 1;
+            account.last_error = Some(LOST.into());
+            let reason = LOST.into();
+            settlement.dead.push(Dead { id, attempts: 1, reason, reply_status: None, reply: None });
+            settlement.gone.push(id);
+            settlement.forgotten_retries.push(id);
+        }
+        if !settlement.is_empty() {
+            outbox::settle(&self.statements, settlement)?;
         }
         Ok(())
     }

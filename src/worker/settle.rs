@@ -7,6 +7,7 @@ use super::replies::Parts;
 use super::{Failure, Worker, widen};
 use crate::backoff;
 use crate::destination::{Gate, Replies};
+use crate::endpoint::Repeat;
 use crate::lane::{Company, Lane, Message};
 use crate::outbox::{self, Again, Dead, Kept, Settlement};
 use crate::pg::xact;
@@ -81,6 +82,9 @@ impl Worker {
         let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
         for ((message, fate), whereto) in done.messages.into_iter().zip(fates).zip(open).rev() {
             let account = settlement.accounts.entry(message.sync).or_default();
+            if done.shape.call.repeat == Repeat::Never {
+                settlement.forgotten_retries.push(message.id);
+            }
             match fate {
                 Fate::Delivered | Fate::Duplicate => {
                     account.delivered += 1;
@@ -171,7 +175,7 @@ enum Whereto {
 fn leave(message: &Message, settlement: &mut Settlement) {
     settlement.gone.push(message.id);
     if message.attempts > 0 {
-        settlement.gone_after_retry.push(message.id);
+        settlement.forgotten_retries.push(message.id);
     }
 }
 
