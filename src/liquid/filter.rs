@@ -184,6 +184,7 @@ pub fn apply<'r>(
                 None => 0,
                 Some(digits) => integer(digits)?,
             };
+            rendering.step((digits.unsigned_abs() / 256).saturating_mul(digits.unsigned_abs() / 256))?;
             one_number(&input, rendering, |number| number.round(digits))
         }
         Filter::Ceil => one_number(&input, rendering, Number::ceil),

@@ -4,12 +4,14 @@
 //! - [`wait`]: the one way to wait for something
 //! - [`cluster`]: a throwaway server that can be stopped, crashed and started again
 //! - [`scene`]: a database with the extension, a fake Lago, and a destination between them
+//! - [`markdown`]: a page of documentation, whose SQL is run and whose output is compared
 //! - [`oracle`]: whether what was committed is what will be billed
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod markdown;
 pub mod oracle;
 pub mod random;
 pub mod scene;

@@ -1,26 +1,16 @@
 //! README.md, tried out: its SQL runs and shows what the page shows, its commands exist, and whatever an
-//! operator can meet (settings, functions, views, sentences) has its place in it.
-//!
-//! The SQL blocks run in order, each in a psql of its own, in one database with a real worker and a fake Lago.
-//! A `text` block is the end of what psql says to the SQL block before it. Compared is the text without what
-//! differs from run to run; [`normal`] says what that is.
+//! operator can meet (settings, functions, views, sentences) has its place in it. [`delivery::markdown`] says
+//! how blocks are run and compared.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use delivery::cluster::{Cluster, Options};
+use delivery::markdown::{Block, Page, Stage};
 use delivery::scene::Scene;
-use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::{Metric, Store, Subscription};
-
-/// What the README writes where a reader has something of their own.
-const URL: &str = "https://api.getlago.com/api/v1";
-const API_KEY: &str = "YOUR-API-KEY";
-const DATABASE: &str = "app";
 
 /// Commands of the README that no test can run, and why.
 const NOT_RUN: [(&str, &str); 1] =
@@ -45,35 +35,12 @@ fn readme() -> String {
     read("README.md")
 }
 
-/// A fenced block of the page.
-struct Block {
-    language: String,
-    text: String,
-    /// Where it begins in the README, from 1.
-    line: usize,
+fn page() -> Page {
+    Page { name: "README.md".into(), text: readme() }
 }
 
 fn blocks(page: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut open = false;
-    for (number, line) in page.lines().enumerate() {
-        match line.strip_prefix("```") {
-            Some(_) if open => open = false,
-            Some(language) => {
-                open = true;
-                blocks.push(Block { language: language.into(), text: String::new(), line: number + 1 });
-            }
-            None if open => {
-                if let Some(block) = blocks.last_mut() {
-                    block.text.push_str(line);
-                    block.text.push('\n');
-                }
-            }
-            None => {}
-        }
-    }
-    assert!(!open, "a block of the README is not closed");
-    blocks
+    Page { name: "README.md".into(), text: page.into() }.blocks()
 }
 
 /// The part of the page under a heading, up to the next one of the same or a higher rank.
@@ -92,81 +59,6 @@ fn row(part: &str, name: &str) -> Option<Vec<String>> {
     rows.map(cells).find(|cells: &Vec<String>| cells[0] == format!("`{name}`"))
 }
 
-/// Text as it is compared: points in time and lengths of time have become words, the numbers that depend on
-/// speed (`pid`, `requests`, `messages_per_second`) too, and runs of blanks and of dashes, whose length follows
-/// from what was replaced, are one blank and one dash.
-fn normal(text: &str) -> String {
-    let mut out = String::new();
-    for line in text.lines() {
-        let mut kept = String::new();
-        let mut rest = line.trim_end();
-        while let Some(next) = rest.chars().next() {
-            if let Some(after) = after(rest, "dddd-dd-dd dd:dd:dd").map(|rest| after_fraction(rest, "+00")) {
-                kept.push_str("<time>");
-                rest = after;
-            } else if let Some(after) = after(rest, "dd:dd:dd").filter(|_| !kept.ends_with('T')) {
-                kept.push_str("<duration>");
-                rest = after_fraction(after, "");
-            } else {
-                if !matches!(next, ' ' | '-') || !kept.ends_with(next) {
-                    kept.push(next);
-                }
-                rest = &rest[next.len_utf8()..];
-            }
-        }
-        for name in ["pid", "requests", "messages_per_second"] {
-            if kept.strip_prefix(name).is_some_and(|rest| rest.starts_with(" | ")) {
-                kept = format!("{name} | <number>");
-            }
-        }
-        out.push_str(kept.trim_end());
-        out.push('\n');
-    }
-    out.trim().into()
-}
-
-/// What follows in `text` after something of the shape `pattern`, in which `d` is a digit.
-fn after<'a>(text: &'a str, pattern: &str) -> Option<&'a str> {
-    let fits = |(is, shape): (u8, u8)| if shape == b'd' { is.is_ascii_digit() } else { is == shape };
-    let whole = text.len() >= pattern.len() && text.bytes().zip(pattern.bytes()).all(fits);
-    whole.then(|| &text[pattern.len()..])
-}
-
-fn after_fraction<'a>(text: &'a str, zone: &str) -> &'a str {
-    let text =
-        text.strip_prefix('.').map_or(text, |digits| digits.trim_start_matches(|c: char| c.is_ascii_digit()));
-    text.strip_prefix(zone).unwrap_or(text)
-}
-
-/// What psql says to a block.
-fn psql(scene: &Scene, sql: &str) -> String {
-    let sql = sql.replace(URL, &scene.lago.url()).replace(API_KEY, &scene.api_key());
-    let mut psql = scene.cluster.program("psql");
-    psql.args(["-X", "-q", "-v", "SHOW_CONTEXT=never", "-f", "-", "-d", &scene.database]);
-    let psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut psql = psql.unwrap_or_else(|e| panic!("psql does not run: {e}"));
-    psql.stdin.take().expect("its input is a pipe").write_all(sql.as_bytes()).expect("psql reads");
-    let out = psql.wait_with_output().expect("psql ends");
-    let said = [out.stdout, out.stderr].concat();
-    let said =
-        String::from_utf8_lossy(&said).replace(&scene.lago.url(), URL).replace(&scene.database, DATABASE);
-    let without_place =
-        |line: &str| match line.strip_prefix("psql:<stdin>:").and_then(|rest| rest.split_once(": ")) {
-            Some((_, rest)) => format!("{rest}\n"),
-            None => format!("{line}\n"),
-        };
-    said.lines().map(without_place).collect()
-}
-
-/// Between two blocks a person reads; nothing the worker has to do takes that long.
-fn wait_for_the_worker_to_rest(scene: &Scene) {
-    if scene.value::<bool>("select to_regclass('lago_push.workers') is not null") {
-        wait_until("the worker is at rest", PATIENCE, || {
-            scene.value::<bool>("select not exists (select from lago_push.workers where state = 'working')")
-        });
-    }
-}
-
 #[test]
 fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let scene = Scene::without_extension(Cluster::start(&Options::default()), Store::Postgres, "");
@@ -177,42 +69,14 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let billed =
         |metric: &str| scene.lago.bill().line("sub_acme", metric).map(|line| (line.events, line.sum.clone()));
 
-    let blocks = blocks(&readme());
-    let (mut run, mut compared, mut failed_on_purpose) = (0, 0, 0);
-    for (number, block) in blocks.iter().enumerate() {
-        if block.language != "sql" {
-            continue;
-        }
-        let expected =
-            blocks.get(number + 1).filter(|next| next.language == "text").map(|next| normal(&next.text));
-        let said = psql(&scene, &block.text);
-        let error = said.contains("ERROR:");
-        assert_eq!(
-            error,
-            expected.as_ref().is_some_and(|text| text.contains("ERROR:")),
-            "README.md line {}: {said}",
-            block.line
-        );
-        if let Some(expected) = expected {
-            assert!(!expected.is_empty(), "README.md line {}: the output is empty", block.line);
-            let said_normally = normal(&said);
-            assert!(
-                said_normally.ends_with(&expected),
-                "README.md line {}: psql says\n\n{said}\nwhich, normalized, is\n\n{said_normally}\n\nand does not end with\n\n{expected}\n",
-                block.line
-            );
-            compared += 1;
-        }
-        run += 1;
-        failed_on_purpose += usize::from(error);
-        wait_for_the_worker_to_rest(&scene);
+    let tried = page().try_out(&Stage::new(&scene), |block| {
         if block.text.contains("(2, 'sub_acme', 820.5)") {
             assert_eq!(billed("api_calls"), Some((2, Some("2320.5".into()))), "the sum the page names");
         }
-    }
-    assert!(run >= 23, "only {run} SQL blocks were found");
-    assert!(compared >= 12, "only {compared} blocks with output were found");
-    assert!(failed_on_purpose >= 2, "only {failed_on_purpose} blocks with an error were found");
+    });
+    assert!(tried.run >= 23, "only {} SQL blocks were found", tried.run);
+    assert!(tried.compared >= 12, "only {} blocks with output were found", tried.compared);
+    assert!(tried.failed_on_purpose >= 2, "only {} blocks with an error were found", tried.failed_on_purpose);
     assert_eq!(billed("api_calls"), Some((4, Some("2396.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     let bill = scene.lago.bill();
@@ -221,13 +85,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
 
 #[test]
 fn every_block_is_of_a_known_kind_and_every_output_follows_its_sql() {
-    let blocks = blocks(&readme());
-    for (number, block) in blocks.iter().enumerate() {
-        let known = ["sql", "text", "sh", "ini", ""].contains(&block.language.as_str());
-        assert!(known, "README.md line {}: a block of the kind {}", block.line, block.language);
-        let follows_sql = number > 0 && blocks[number - 1].language == "sql";
-        assert!(block.language != "text" || follows_sql, "README.md line {}: output of nothing", block.line);
-    }
+    page().check_blocks(&["sql", "text", "sh", "ini", ""]);
 }
 
 fn make_targets() -> BTreeSet<String> {
@@ -489,24 +347,13 @@ fn every_state_has_its_row() {
 
 #[test]
 fn every_link_leads_somewhere() {
-    let page = readme();
-    let outside_blocks: String = page.split("```").step_by(2).collect();
-    let slug = |heading: &str| -> String {
-        let kept = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    let headings: BTreeSet<String> =
-        outside_blocks.lines().filter(|line| line.starts_with('#')).map(slug).collect();
-    let targets =
-        outside_blocks.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
-    let mut links = 0;
-    for target in targets.filter(|target| !target.starts_with("https://")) {
-        links += 1;
+    let page = page();
+    let (anchors, links) = (page.anchors(), page.links());
+    for target in &links {
         match target.strip_prefix('#') {
-            Some(anchor) => assert!(headings.contains(anchor), "no heading #{anchor}"),
+            Some(anchor) => assert!(anchors.iter().any(|known| known == anchor), "no heading #{anchor}"),
             None => assert!(root().join(target).exists(), "no file {target}"),
         }
     }
-    assert!(links >= 20, "only {links} links");
+    assert!(links.len() >= 20, "only {} links", links.len());
 }
