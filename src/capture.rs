@@ -8,6 +8,7 @@ use crate::buffer::{Buffer, Operation, StillBorn, Subtransaction};
 use crate::pg::cell;
 use crate::pg::trigger::{Fired, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
+use crate::recipe::Made;
 use crate::sync::{self, Compiled, OnError};
 use crate::{outbox, settings, shared};
 use pgrx::pg_sys;
@@ -65,6 +66,11 @@ pub fn redefine_at_commit() {
     note(|transaction| transaction.redefines = true);
 }
 
+/// Has the worker look at the outbox when the transaction under way commits: a function has written to it.
+pub fn wake_at_commit() {
+    note(|transaction| transaction.captured = true);
+}
+
 /// Captures the row a trigger fired for.
 pub fn capture(fired: &Fired) {
     let compiled = sync::of(fired);
@@ -75,23 +81,26 @@ pub fn capture(fired: &Fired) {
         Compiled::Ready(ready) => {
             let mut payload = SCRATCH.take();
             payload.clear();
-            match ready.plan.render(operation, fired.row(), fired.old(), &mut payload) {
-                Ok(()) => with_buffer(|buffer, current| {
-                    buffer.push_payload(current, ready.sync, operation, None, &payload)
+            match ready.recipe.make(operation, fired.row(), fired.old(), &mut payload) {
+                Ok(Made::Message(path)) => with_buffer(|buffer, current| {
+                    buffer.push_payload(current, ready.sync, operation, path, &payload)
                 }),
-                Err(reason) => unrendered(fired, ready.sync, &ready.name, reason, ready.on_error),
+                Ok(Made::Skipped) => {}
+                Err(reason) => {
+                    unrendered(fired, ready.sync, &ready.name, reason, ready.on_error, &ready.excluded)
+                }
             }
             // One huge row should not stay allocated for the life of the backend.
             payload.shrink_to(64 * 1024);
             SCRATCH.set(payload);
         }
-        Compiled::Broken { sync, reason, on_error } => {
-            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error)
+        Compiled::Broken { sync, reason, on_error, excluded } => {
+            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error, excluded)
         }
     }
 }
 
-fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError) {
+fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError, excluded: &[String]) {
     if on_error == OnError::Raise {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -107,8 +116,8 @@ fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: On
     let dead = StillBorn {
         sync_name: name.to_owned(),
         reason,
-        source_row: cell::row_to_json(fired.row()),
-        old_row: old.and_then(cell::row_to_json),
+        source_row: cell::row_to_json(fired.row(), excluded),
+        old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
     };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
 }

@@ -170,7 +170,7 @@ fn group<'a>(syncs: impl Iterator<Item = (&'a i32, &'a Delivery)>) -> Grouping {
     grouping
 }
 
-fn headers(json: Option<String>) -> Vec<(String, String)> {
+pub fn headers(json: Option<String>) -> Vec<(String, String)> {
     let parsed: Option<BTreeMap<String, String>> = json.and_then(|json| serde_json::from_str(&json).ok());
     parsed.unwrap_or_default().into_iter().collect()
 }

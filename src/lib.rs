@@ -10,7 +10,7 @@
 //! | step | module |
 //! |---|---|
 //! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
-//! | template | [`template`]: text to pieces; [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`] |
+//! | template | [`template`]: text to pieces; [`call`], [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
 //! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
@@ -34,14 +34,18 @@ mod endpoint;
 mod json;
 mod lane;
 mod launcher;
+mod liquid;
 mod outbox;
+mod payload;
 mod pg;
+mod recipe;
 mod render;
 mod request;
 mod schedule;
 mod sender;
 mod settings;
 mod shared;
+mod suggest;
 mod surface;
 mod sync;
 mod template;
@@ -62,30 +66,61 @@ extension_sql!(
     requires = ["tables"]
 );
 extension_sql_file!(
-    "../sql/functions.sql",
-    name = "functions",
+    "../sql/destinations.sql",
+    name = "destinations",
     requires = [
         "tables",
-        "capture",
-        surface::check_url,
-        surface::check_proxy,
-        surface::check_template,
-        surface::check_filter,
         surface::wake,
-        surface::has_captured,
-        surface::has_unwritten,
+        surface::hide_statement,
+        surface::check::check_url,
+        surface::check::check_proxy
+    ]
+);
+extension_sql_file!(
+    "../sql/syncs.sql",
+    name = "syncs",
+    requires = [
+        "destinations",
+        "capture",
+        surface::check::check_recipe,
+        surface::check::check_schedule,
+        surface::check::check_filter,
         surface::role,
         surface::execute_as_caller,
-        surface::hide_statement,
-        surface::workers,
-        surface::in_flight,
-        surface::endpoints
+        surface::has_unwritten
     ]
+);
+extension_sql_file!(
+    "../sql/trying.sql",
+    name = "trying",
+    requires = [
+        "syncs",
+        surface::trying::rendered,
+        surface::trying::send,
+        surface::trying::suggest,
+        surface::trying::user_agent
+    ]
+);
+extension_sql_file!(
+    "../sql/letters.sql",
+    name = "letters",
+    requires = [
+        "syncs",
+        surface::letters::render_letter,
+        surface::letters::filter_letters,
+        surface::wake_for_messages
+    ]
+);
+extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
+extension_sql_file!(
+    "../sql/entry_points.sql",
+    name = "entry_points",
+    requires = ["trying", "letters", "flush", surface::workers, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["functions", surface::workers, surface::in_flight, surface::endpoints]
+    requires = ["entry_points", surface::workers, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

@@ -7,6 +7,7 @@ pub mod compat;
 pub mod encoding;
 pub mod heap;
 pub mod hooks;
+pub mod mapper;
 pub mod process;
 pub mod shmem;
 pub mod trigger;

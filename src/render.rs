@@ -4,12 +4,14 @@
 //! or a reason that names the column and never its value.
 
 use crate::buffer::Operation;
-use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand};
+use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand, nearest};
 use crate::json;
+use crate::liquid::{self, Datum, Expression, Program, Side};
 use crate::pg::cell::{Kind, Unwritable};
 use crate::pg::encoding;
 use crate::pg::trigger::Tuple;
 use crate::template::{Hole, Piece, Place, Position, Subject, Template};
+use std::cell::OnceCell;
 
 /// A template whose columns are found in one table.
 pub struct Plan {
@@ -20,6 +22,16 @@ enum Step {
     Literal(Vec<u8>),
     Operation(Place),
     Cell(Box<Cell>),
+    /// A hole with filters or a path: Liquid.
+    Expression(Box<Computed>),
+    /// A template with tags, whole.
+    Program(Box<Program>),
+}
+
+struct Computed {
+    expression: Expression,
+    demand: Demand,
+    key: String,
 }
 
 struct Cell {
@@ -32,17 +44,60 @@ struct Cell {
     key: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Row,
-    Old,
-}
-
 /// A column as the table has it.
 pub struct Column {
     pub name: String,
     pub number: i16,
     pub type_oid: pgrx::pg_sys::Oid,
+}
+
+/// A column Liquid may ask for.
+pub struct Bound {
+    name: String,
+    number: i16,
+    kind: Kind,
+}
+
+impl Bound {
+    pub fn new(column: &Column) -> Bound {
+        Bound { name: column.name.clone(), number: column.number, kind: Kind::of(column.type_oid) }
+    }
+}
+
+/// A row as Liquid sees it: nothing is converted that is not asked for.
+pub struct RowView<'a> {
+    pub operation: Operation,
+    pub row: Tuple,
+    pub old: Option<Tuple>,
+    columns: &'a [Bound],
+}
+
+impl<'a> RowView<'a> {
+    pub fn new(operation: Operation, row: Tuple, old: Option<Tuple>, columns: &'a [Bound]) -> RowView<'a> {
+        RowView { operation, row, old, columns }
+    }
+}
+
+impl liquid::Row for RowView<'_> {
+    fn operation(&self) -> &'static str {
+        self.operation.word()
+    }
+
+    fn column(&self, side: Side, name: &str) -> Result<Option<Datum>, String> {
+        let Some(column) = self.columns.iter().find(|column| column.name == name) else { return Ok(None) };
+        let tuple = match side {
+            Side::Row => Some(self.row),
+            Side::Old => self.old,
+        };
+        match tuple.and_then(|tuple| tuple.get(column.number)) {
+            None => Ok(Some(Datum::Null)),
+            Some(datum) => column.kind.datum(datum).map(Some).map_err(|why| explain(name, &why)),
+        }
+    }
+
+    fn columns(&self, _side: Side) -> Vec<String> {
+        self.columns.iter().map(|column| column.name.clone()).collect()
+    }
 }
 
 /// A column a template names and the table has not.
@@ -54,8 +109,34 @@ pub struct Missing {
     pub nearest: Option<String>,
 }
 
+impl Missing {
+    pub fn new(column: &str, at: Position, columns: &[Column]) -> Missing {
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let nearest = nearest(column, &names).map(str::to_owned);
+        Missing { column: column.to_owned(), at, nearest }
+    }
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "column \"{}\" does not exist (any more)", self.column)
+    }
+}
+
 impl Plan {
-    pub fn new(endpoint: &Endpoint, template: &Template, columns: &[Column]) -> Result<Plan, Missing> {
+    /// `endpoint` is none for a call whose demands are not known.
+    pub fn new(
+        endpoint: Option<&Endpoint>,
+        template: &Template,
+        columns: &[Column],
+    ) -> Result<Plan, Missing> {
+        let demand_of = |key: Option<usize>| {
+            let key = key.and_then(|index| template.keys.get(index));
+            let demand = key
+                .zip(endpoint)
+                .map_or(Demand::None, |(key, endpoint)| demand(endpoint, &key.name, &key.value));
+            (demand, key.map(|key| key.name.clone()).unwrap_or_default())
+        };
         let mut steps = Vec::with_capacity(template.pieces.len());
         for piece in &template.pieces {
             steps.push(match piece {
@@ -63,36 +144,44 @@ impl Plan {
                 Piece::Hole(hole) => match &hole.subject {
                     Subject::Operation => Step::Operation(hole.place),
                     Subject::Row(name) => {
-                        Step::Cell(Box::new(Cell::new(Side::Row, name, hole, endpoint, template, columns)?))
+                        Step::Cell(Box::new(Cell::new(Side::Row, name, hole, demand_of(hole.key), columns)?))
                     }
                     Subject::Old(name) => {
-                        Step::Cell(Box::new(Cell::new(Side::Old, name, hole, endpoint, template, columns)?))
+                        Step::Cell(Box::new(Cell::new(Side::Old, name, hole, demand_of(hole.key), columns)?))
                     }
                 },
+                Piece::Expression(expression) => {
+                    let (demand, key) = demand_of(expression.key);
+                    Step::Expression(Box::new(Computed { expression: expression.clone(), demand, key }))
+                }
+                Piece::Program(program) => Step::Program(Box::new(program.clone())),
             });
         }
         Ok(Plan { steps })
     }
 
     /// Appends the payload to `out`, or says why there is none.
-    pub fn render(
-        &self,
-        operation: Operation,
-        row: Tuple,
-        old: Option<Tuple>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
+    pub fn render(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        let word = view.operation.word();
+        let rendering = OnceCell::new();
+        let rendering = || rendering.get_or_init(|| liquid::Rendering::new(view));
         for step in &self.steps {
             match step {
                 Step::Literal(bytes) => out.extend_from_slice(bytes),
-                Step::Operation(Place::InString) => out.extend_from_slice(operation.word().as_bytes()),
-                Step::Operation(Place::Value) => json::push_string(out, operation.word().as_bytes()),
+                Step::Operation(Place::InString) => out.extend_from_slice(word.as_bytes()),
+                Step::Operation(Place::Value) => json::push_string(out, word.as_bytes()),
                 Step::Cell(cell) => {
                     let tuple = match cell.side {
-                        Side::Row => Some(row),
-                        Side::Old => old,
+                        Side::Row => Some(view.row),
+                        Side::Old => view.old,
                     };
                     cell.write(tuple, out)?;
+                }
+                Step::Expression(computed) => computed.write(rendering(), out)?,
+                Step::Program(program) => {
+                    let mut text = Vec::new();
+                    program.render(rendering(), &mut text)?;
+                    out.extend_from_slice(&encoding::json_to_server(&String::from_utf8_lossy(&text)));
                 }
             }
         }
@@ -105,24 +194,21 @@ impl Cell {
         side: Side,
         name: &str,
         hole: &Hole,
-        endpoint: &Endpoint,
-        template: &Template,
+        (demand, key): (Demand, String),
         columns: &[Column],
     ) -> Result<Cell, Missing> {
-        let column = columns.iter().find(|column| column.name == name).ok_or_else(|| Missing {
-            column: name.to_owned(),
-            at: hole.at,
-            nearest: nearest(name, columns.iter().map(|column| column.name.as_str())),
-        })?;
-        let key = hole.key.and_then(|index| template.keys.get(index));
+        let column = columns
+            .iter()
+            .find(|column| column.name == name)
+            .ok_or_else(|| Missing::new(name, hole.at, columns))?;
         Ok(Cell {
             side,
             number: column.number,
             kind: Kind::of(column.type_oid),
             place: hole.place,
-            demand: key.map_or(Demand::None, |key| demand(endpoint, &key.name, &key.value)),
+            demand,
             column: column.name.clone(),
-            key: key.map(|key| key.name.clone()).unwrap_or_default(),
+            key,
         })
     }
 
@@ -147,88 +233,65 @@ impl Cell {
             },
             _ => self.kind.write(datum, self.place, out),
         };
-        written.map_err(|why| self.explain(&why))?;
-        match self.demand {
-            Demand::Timestamp => self.check_seconds(&out[from..]),
-            Demand::NotEmpty if matches!(&out[from..], b"" | b"\"\"") => {
-                Err(format!("column \"{}\" is empty, and \"{}\" needs a value", self.column, self.key))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What Lago would misread: it takes any number as seconds, and bills nothing that lies millennia
-    /// ahead.
-    fn check_seconds(&self, written: &[u8]) -> Result<(), String> {
-        let bare = written.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(written);
-        let seconds = std::str::from_utf8(bare)
-            .ok()
-            .filter(|text| json::is_plain_decimal(text.as_bytes()))
-            .and_then(|text| text.parse::<f64>().ok());
-        match seconds {
-            Some(seconds) if seconds < LATEST_PLAUSIBLE_SECONDS => Ok(()),
-            Some(_) => Err(format!(
-                "column \"{}\" is too large for Unix seconds: it looks like milliseconds",
-                self.column
-            )),
-            None => Err(format!("column \"{}\" is not a time in Unix seconds", self.column)),
-        }
-    }
-
-    fn explain(&self, why: &Unwritable) -> String {
-        match why {
-            Unwritable::NotFinite => {
-                format!("column \"{}\" is infinite or not a number, which JSON cannot carry", self.column)
-            }
-            Unwritable::OutOfRange => format!("column \"{}\" is out of range", self.column),
-            Unwritable::Failed { sqlstate } => {
-                format!(
-                    "column \"{}\" could not be converted: its type's function failed with SQLSTATE {sqlstate}",
-                    self.column
-                )
-            }
-        }
+        written.map_err(|why| explain(&self.column, &why))?;
+        check_demand(self.demand, &out[from..], &self.key, || format!("column \"{}\"", self.column))
     }
 }
 
-/// The name closest to `wanted`, if one is close enough to be what was meant.
-fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let most = wanted.chars().count().div_ceil(3).max(1);
-    names
-        .map(|name| (distance(wanted, name), name))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, name)| name.to_owned())
-}
-
-/// Edits between two names, letter case aside (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
+impl Computed {
+    fn write(&self, rendering: &liquid::Rendering<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        let mut text = Vec::new();
+        self.expression.render(rendering, &mut text)?;
+        check_demand(self.demand, &text, &self.key, || "what the template computes".to_owned())?;
+        out.extend_from_slice(&encoding::json_to_server(&String::from_utf8_lossy(&text)));
+        Ok(())
     }
-    row[b.len()]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What Lago would refuse or, worse, take and never bill: `written` as it stands in the payload.
+fn check_demand(
+    demand: Demand,
+    written: &[u8],
+    key: &str,
+    subject: impl FnOnce() -> String,
+) -> Result<(), String> {
+    match demand {
+        Demand::None => Ok(()),
+        Demand::NotNull | Demand::NotEmpty | Demand::Timestamp if written == b"null" => {
+            Err(format!("{} is null, and \"{key}\" needs a value", subject()))
+        }
+        Demand::NotNull => Ok(()),
+        Demand::NotEmpty if matches!(written, b"" | b"\"\"") => {
+            Err(format!("{} is empty, and \"{key}\" needs a value", subject()))
+        }
+        Demand::NotEmpty => Ok(()),
+        Demand::Timestamp => check_seconds(written, subject),
+    }
+}
 
-    #[test]
-    fn a_slip_of_the_finger_is_recognized_and_a_different_name_is_not() {
-        let names = ["subscription", "created_at", "Amount"];
-        let near = |wanted| nearest(wanted, names.into_iter());
-        assert_eq!(near("subscriptoin").as_deref(), Some("subscription"));
-        assert_eq!(near("createdat").as_deref(), Some("created_at"));
-        assert_eq!(near("amount").as_deref(), Some("Amount"));
-        assert_eq!(near("x"), None);
-        assert_eq!(near("region"), None);
+/// Lago takes any number as seconds, and bills nothing that lies millennia ahead.
+fn check_seconds(written: &[u8], subject: impl FnOnce() -> String) -> Result<(), String> {
+    let bare = written.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(written);
+    let seconds = std::str::from_utf8(bare)
+        .ok()
+        .filter(|text| json::is_plain_decimal(text.as_bytes()))
+        .and_then(|text| text.parse::<f64>().ok());
+    match seconds {
+        Some(seconds) if seconds < LATEST_PLAUSIBLE_SECONDS => Ok(()),
+        Some(_) => Err(format!("{} is too large for Unix seconds: it looks like milliseconds", subject())),
+        None => Err(format!("{} is not a time in Unix seconds", subject())),
+    }
+}
+
+fn explain(column: &str, why: &Unwritable) -> String {
+    match why {
+        Unwritable::NotFinite => {
+            format!("column \"{column}\" is infinite or not a number, which JSON cannot carry")
+        }
+        Unwritable::OutOfRange => format!("column \"{column}\" is out of range"),
+        Unwritable::NotJson => format!("column \"{column}\" is nested too deeply"),
+        Unwritable::Failed { sqlstate } => format!(
+            "column \"{column}\" could not be converted: its type's function failed with SQLSTATE {sqlstate}"
+        ),
     }
 }

@@ -73,6 +73,8 @@ pub struct Transport {
     key_from_file: Mutex<Option<ApiKey>>,
 }
 
+/// What lago_push calls itself; Lago shows it with each event.
+pub const USER_AGENT: &str = concat!("lago_push/", env!("CARGO_PKG_VERSION"));
 /// The largest reply that is read; Lago echoes every event, so a full batch of large ones is large.
 /// What is beyond it is cut off: the verdict needs the beginning only.
 const MOST_REPLY_BYTES: u64 = 4 * 1024 * 1024;
@@ -120,7 +122,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .proxy(proxy)
             .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .user_agent(concat!("lago_push/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .accept("application/json")
             .accept_encoding("identity")
             .timeout_global(Some(route.timeout))

@@ -5,11 +5,10 @@
 //! up and no definition is read on the hot path.
 
 use crate::buffer::Operation;
-use crate::endpoint;
+use crate::call::Call;
 use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
-use crate::render::{Column, Missing, Plan};
-use crate::template::{self, Mistake, Subject};
+use crate::recipe::{Definition, Recipe, Sources, Unchanged};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,6 +20,7 @@ pub enum Compiled {
         sync: i32,
         reason: String,
         on_error: OnError,
+        excluded: Vec<String>,
     },
     /// A draft: captures nothing.
     Draft,
@@ -30,8 +30,10 @@ pub enum Compiled {
 pub struct Ready {
     pub sync: i32,
     pub name: String,
-    pub plan: Plan,
+    pub recipe: Recipe,
     pub on_error: OnError,
+    /// Columns that are not kept with a dead letter either.
+    pub excluded: Vec<String>,
     operations: Vec<Operation>,
 }
 
@@ -101,109 +103,131 @@ fn forget(relation: pg_sys::Oid) {
 }
 
 /// The definition of a sync, as its row in `lago_push.sync` has it.
-struct Definition {
-    id: i32,
+pub struct Stored {
+    pub id: i32,
+    pub name: String,
+    pub source: pg_sys::Oid,
+    pub destination: i32,
     endpoint: String,
-    template: String,
+    template: Option<String>,
+    mapper: Option<String>,
     operations: Vec<String>,
-    on_error: String,
+    columns: Vec<String>,
+    pub filter: Option<String>,
+    exclude: Vec<String>,
+    unchanged: Unchanged,
+    method: Option<String>,
+    path: Option<String>,
+    root: Option<String>,
+    /// A JSON object of names and text.
+    pub headers: String,
+    on_error: OnError,
     state: String,
 }
 
-fn definition(tables: &Tables, name: &str) -> Option<Definition> {
-    // Columns in the order of sql/tables.sql.
+/// Which sync is looked for.
+pub enum Wanted<'a> {
+    Named(&'a str),
+    Numbered(i32),
+}
+
+/// Reads a definition without a query. Columns in the order of sql/tables.sql.
+pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
     heap::scan(tables.sync, |column| {
         let text = |number| column(number).map(cell::text_as_utf8);
-        (text(2).as_deref() == Some(name)).then(|| {
-            Some(Definition {
-                id: cell::read(column(1))?,
-                endpoint: text(5)?,
-                template: text(6)?,
-                operations: cell::read(column(8))?,
-                on_error: text(20)?,
-                state: text(21)?,
-            })
-        })?
+        let names = |number| column(number).map(cell::names).unwrap_or_default();
+        let (id, name) = (cell::read(column(1))?, text(2)?);
+        let found = match wanted {
+            Wanted::Named(wanted) => name == *wanted,
+            Wanted::Numbered(wanted) => id == *wanted,
+        };
+        if !found {
+            return None;
+        }
+        Some(Stored {
+            id,
+            name,
+            source: cell::read(column(3))?,
+            destination: cell::read(column(4))?,
+            endpoint: text(5)?,
+            template: text(6),
+            mapper: text(7),
+            operations: cell::read(column(8))?,
+            columns: names(9),
+            filter: text(10),
+            exclude: names(11),
+            unchanged: if text(12)? == "skip" { Unchanged::Skip } else { Unchanged::Send },
+            method: text(13),
+            path: text(14),
+            root: text(15),
+            headers: column(16).map(cell::jsonb_as_utf8)?,
+            on_error: if text(20)? == "raise" { OnError::Raise } else { OnError::DeadLetter },
+            state: text(21)?,
+        })
     })
+}
+
+impl Stored {
+    pub fn operations(&self) -> impl Iterator<Item = Operation> {
+        self.operations.iter().filter_map(|word| operation(word))
+    }
+
+    /// Binds the definition to an open relation: the source, or a partition of it.
+    pub fn bind(&self, relation: pg_sys::Relation) -> Result<Recipe, String> {
+        let call = self.call()?;
+        let definition = Definition {
+            call,
+            template: self.template.as_deref(),
+            mapper: self.mapper.as_deref(),
+            path: self.path.as_deref(),
+            unchanged: self.unchanged,
+            counting: &self.columns,
+        };
+        Recipe::bind(definition, relation, &Sources::of(relation, self.exclude.clone()))
+    }
+
+    pub fn call(&self) -> Result<Call, String> {
+        Call::of(&self.endpoint, self.method.as_deref(), self.path.as_deref(), self.root.as_deref())
+            .ok_or_else(|| format!("endpoint \"{}\" is not known to this version", self.endpoint))
+    }
 }
 
 fn compile(fired: &Fired) -> Compiled {
     let name = fired.argument();
     let tables = match crate::outbox::tables() {
         Some(tables) => tables,
-        None => return broken(0, "the extension's tables are missing".into(), OnError::DeadLetter),
+        None => return broken("the extension's tables are missing".into()),
     };
-    let Some(definition) = definition(&tables, &name) else {
-        return broken(
-            0,
-            format!("no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"),
-            OnError::DeadLetter,
-        );
+    let Some(stored) = stored(&tables, &Wanted::Named(&name)) else {
+        return broken(format!(
+            "no sync is named \"{name}\": the trigger's argument is wrong, or the sync was dropped"
+        ));
     };
-    if definition.state == "draft" {
+    if stored.state == "draft" {
         return Compiled::Draft;
     }
-    let on_error = if definition.on_error == "raise" { OnError::Raise } else { OnError::DeadLetter };
-    let operations = definition.operations.iter().filter_map(|word| operation(word)).collect();
-    match plan(&definition.endpoint, &definition.template, &columns_of(fired.relation())) {
-        Ok(plan) => Compiled::Ready(Ready { sync: definition.id, name, plan, on_error, operations }),
-        Err(Fault::Missing(missing)) => broken(
-            definition.id,
-            format!("column \"{}\" does not exist (any more)", missing.column),
-            on_error,
-        ),
-        Err(Fault::Mistake(mistake)) => broken(
-            definition.id,
-            format!("the template cannot be used: {} at {}", mistake.what, mistake.at),
-            on_error,
-        ),
-        Err(Fault::NoEndpoint) => broken(
-            definition.id,
-            format!("endpoint \"{}\" is not known to this version", definition.endpoint),
-            on_error,
-        ),
+    match stored.bind(fired.relation()) {
+        Ok(recipe) => Compiled::Ready(Ready {
+            sync: stored.id,
+            operations: stored.operations().collect(),
+            name,
+            recipe,
+            on_error: stored.on_error,
+            excluded: stored.exclude,
+        }),
+        Err(reason) => {
+            Compiled::Broken { sync: stored.id, reason, on_error: stored.on_error, excluded: stored.exclude }
+        }
     }
 }
 
-fn broken(sync: i32, reason: String, on_error: OnError) -> Compiled {
-    Compiled::Broken { sync, reason, on_error }
+/// What is wrong before there is a definition to go by.
+fn broken(reason: String) -> Compiled {
+    Compiled::Broken { sync: 0, reason, on_error: OnError::DeadLetter, excluded: Vec::new() }
 }
 
 pub fn operation(word: &str) -> Option<Operation> {
     [Operation::Insert, Operation::Update, Operation::Delete]
         .into_iter()
         .find(|operation| operation.word() == word)
-}
-
-/// Why a template cannot be applied to a table.
-#[derive(Debug)]
-pub enum Fault {
-    NoEndpoint,
-    Mistake(Mistake),
-    Missing(Missing),
-}
-
-/// Parses, checks and binds a template.
-pub fn plan(endpoint: &str, text: &str, columns: &[Column]) -> Result<Plan, Fault> {
-    let endpoint = endpoint::find(endpoint).ok_or(Fault::NoEndpoint)?;
-    let template = template::parse(text).map_err(Fault::Mistake)?;
-    endpoint::check(endpoint, &template).map_err(Fault::Mistake)?;
-    Plan::new(endpoint, &template, columns).map_err(Fault::Missing)
-}
-
-/// Whether a template asks for the row as it was before.
-pub fn uses_old(text: &str) -> bool {
-    template::parse(text).is_ok_and(|template| {
-        template.pieces.iter().any(
-            |piece| matches!(piece, template::Piece::Hole(hole) if matches!(hole.subject, Subject::Old(_))),
-        )
-    })
-}
-
-/// The columns of an open relation.
-pub fn columns_of(relation: pg_sys::Relation) -> Vec<Column> {
-    crate::pg::trigger::columns(relation)
-        .into_iter()
-        .map(|(name, number, type_oid)| Column { name, number, type_oid })
-        .collect()
 }

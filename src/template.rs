@@ -1,6 +1,7 @@
 //! Template, second step of a row's journey: from the text a user wrote to pieces ready to fill.
 //!
-//! A template is JSON in which `{{ row.column }}` may stand in a string or in place of a value.
+//! A template is JSON in which `{{ row.column }}` may stand in a string or in place of a value, with
+//! Liquid's filters and paths; or Liquid whose tags decide which JSON there is ([`crate::liquid`]).
 //! Parsing happens once, when a sync is defined and again when a backend first needs it; what it
 //! promises the next step is a list of literal pieces and holes such that filling every hole with
 //! escaped text (inside a string) or one JSON value (in value position) always gives valid JSON.
@@ -8,6 +9,11 @@
 //! [`crate::render`].
 #![forbid(unsafe_code)]
 
+use crate::liquid::markup::{self, Whitespace};
+use crate::liquid::program;
+use crate::liquid::syntax::{Reader, Scope};
+use crate::liquid::value::Times;
+use crate::liquid::{Expression, Program, Reference, References, Side};
 use std::fmt;
 
 /// Where in the template's text something stands; both count from 1.
@@ -45,12 +51,41 @@ pub struct Template {
     pub pieces: Vec<Piece>,
     /// The keys of the outermost object, in order; empty when the template is not an object.
     pub keys: Vec<Key>,
+    references: References,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     Literal(String),
+    /// A column, or the operation, as it is: the fast path.
     Hole(Hole),
+    /// A hole with paths, filters or literals.
+    Expression(Expression),
+    /// A whole template that has tags; then this is the only piece.
+    Program(Program),
+}
+
+impl Template {
+    /// Every column the template names, in the order of its text, and the sides it uses as a whole.
+    pub fn references(&self) -> &References {
+        &self.references
+    }
+
+    /// Has moments in expressions and programs written as Unix seconds wherever they stand, unchanged
+    /// by a filter, under the outermost key `name`. Plain holes are the renderer's own.
+    pub fn write_times_as_seconds(&mut self, name: &str) {
+        let keys = &self.keys;
+        let is_meant = |index: usize| keys.get(index).is_some_and(|key| key.name == name);
+        for piece in &mut self.pieces {
+            match piece {
+                Piece::Expression(expression) if expression.key.is_some_and(is_meant) => {
+                    expression.times = Times::UnixSeconds;
+                }
+                Piece::Program(program) => program.write_times_as_seconds(&is_meant),
+                Piece::Expression(_) | Piece::Literal(_) | Piece::Hole(_) => {}
+            }
+        }
+    }
 }
 
 /// A place to fill with a value.
@@ -86,6 +121,15 @@ pub struct Key {
     pub name: String,
     pub at: Position,
     pub value: Shape,
+    pub presence: Presence,
+}
+
+/// Whether a key stands in every payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Always,
+    /// It stands in a branch or loop. Such a key may stand in several branches.
+    Sometimes,
 }
 
 /// The shape of a value under an outermost key, as far as the template alone tells.
@@ -104,12 +148,73 @@ pub enum Shape {
     HoleValue,
     Object,
     Array,
+    /// Tags decide.
+    Unknown,
+}
+
+/// A URL path with holes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathTemplate {
+    pub pieces: Vec<PathPiece>,
+    references: References,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathPiece {
+    Literal(String),
+    /// Its text is to be percent-encoded.
+    Hole(Expression),
+}
+
+impl PathTemplate {
+    pub fn references(&self) -> &References {
+        &self.references
+    }
+}
+
+/// Parses a URL path such as `/customers/{{ row.id }}/wallets`. Whether its literal parts make a path
+/// is for others to judge.
+pub fn path(text: &str) -> Result<PathTemplate, Mistake> {
+    let mut path = PathTemplate { pieces: Vec::new(), references: References::default() };
+    let mut at = 0;
+    while let Some((start, kind)) = markup::next(text, at) {
+        let position = markup::position(text, start);
+        if kind == markup::Kind::Tag {
+            return Err(markup::unsupported(
+                position,
+                "a path takes no tags ({% %})",
+                "write {{ row.column }}, with filters if needed",
+            ));
+        }
+        let hole = markup::read(text, start, "}}")?;
+        if start > at {
+            path.pieces.push(PathPiece::Literal(text.get(at..start).unwrap_or_default().to_owned()));
+        }
+        let chain = Reader::new(text, hole.inner, hole.inner_start, position)?
+            .whole_chain(&Scope::default(), &mut path.references)?;
+        path.pieces.push(PathPiece::Hole(Expression {
+            place: Place::InString,
+            key: None,
+            at: position,
+            times: Times::Iso,
+            chain,
+        }));
+        at = hole.end;
+    }
+    if at < text.len() {
+        path.pieces.push(PathPiece::Literal(text.get(at..).unwrap_or_default().to_owned()));
+    }
+    Ok(path)
 }
 
 /// Parses a template.
 pub fn parse(text: &str) -> Result<Template, Mistake> {
-    let mut parser =
-        Parser { text, at: 0, out: Template { pieces: Vec::new(), keys: Vec::new() }, key: None, depth: 0 };
+    if program::has_tags(text) {
+        let (program, keys, references) = program::compile(text)?;
+        return Ok(Template { pieces: vec![Piece::Program(program)], keys, references });
+    }
+    let out = Template { pieces: Vec::new(), keys: Vec::new(), references: References::default() };
+    let mut parser = Parser { text, at: 0, out, key: None, depth: 0 };
     parser.skip_space();
     if parser.at == text.len() {
         return Err(parser.mistake(
@@ -146,7 +251,6 @@ impl Parser<'_> {
             self.hole(Place::Value)?;
             return Ok(Shape::HoleValue);
         }
-        self.refuse_tag()?;
         match self.peek() {
             Some('{') => self.nested(Self::object),
             Some('[') => self.nested(Self::array),
@@ -180,7 +284,6 @@ impl Parser<'_> {
         }
         loop {
             self.skip_space();
-            self.refuse_tag()?;
             let at = self.position();
             if self.peek() != Some('"') {
                 return Err(self.mistake(
@@ -215,7 +318,7 @@ impl Parser<'_> {
                     });
                 }
                 self.key = Some(self.out.keys.len());
-                self.out.keys.push(Key { name, at, value: Shape::Null });
+                self.out.keys.push(Key { name, at, value: Shape::Null, presence: Presence::Always });
             }
             let value = self.value()?;
             if outermost && let Some(key) = self.key.take().and_then(|index| self.out.keys.get_mut(index)) {
@@ -227,7 +330,6 @@ impl Parser<'_> {
             } else if self.take("}") {
                 return Ok(Shape::Object);
             } else {
-                self.refuse_tag()?;
                 return Err(self.mistake(
                     "a comma or a closing brace is expected here",
                     "check the value before it, and the commas",
@@ -250,7 +352,6 @@ impl Parser<'_> {
             } else if self.take("]") {
                 return Ok(Shape::Array);
             } else {
-                self.refuse_tag()?;
                 return Err(self.mistake(
                     "a comma or a closing bracket is expected here",
                     "check the value before it, and the commas",
@@ -269,7 +370,6 @@ impl Parser<'_> {
                 holes += 1;
                 continue;
             }
-            self.refuse_tag()?;
             match self.peek() {
                 None => return Err(self.mistake("a string is not closed", "add the closing double quote")),
                 Some('"') => {
@@ -341,26 +441,37 @@ impl Parser<'_> {
 
     fn hole(&mut self, place: Place) -> Result<(), Mistake> {
         let at = self.position();
-        let rest = self.rest();
-        let Some(length) = rest.find("}}") else {
-            return Err(self.mistake("a {{ is not closed", "add }}"));
+        let hole = markup::read(self.text, self.at, "}}")?;
+        if hole.before == Whitespace::Eat
+            && let Some(Piece::Literal(literal)) = self.out.pieces.last_mut()
+        {
+            literal.truncate(literal.trim_end().len());
+        }
+        self.at = hole.end;
+        if hole.after == Whitespace::Eat {
+            self.at += self.rest().len() - self.rest().trim_start().len();
+        }
+        let piece = match plain(hole.inner.trim()) {
+            Some(subject) => {
+                match &subject {
+                    Subject::Row(column) => self.refer(Side::Row, column, at),
+                    Subject::Old(column) => self.refer(Side::Old, column, at),
+                    Subject::Operation => {}
+                }
+                Piece::Hole(Hole { subject, place, key: self.key, at })
+            }
+            None => {
+                let chain = Reader::new(self.text, hole.inner, hole.inner_start, at)?
+                    .whole_chain(&Scope::default(), &mut self.out.references)?;
+                Piece::Expression(Expression { place, key: self.key, at, times: Times::Iso, chain })
+            }
         };
-        let subject =
-            subject(rest[2..length].trim()).map_err(|(kind, what, hint)| Mistake { kind, what, at, hint })?;
-        self.at += length + 2;
-        self.out.pieces.push(Piece::Hole(Hole { subject, place, key: self.key, at }));
+        self.out.pieces.push(piece);
         Ok(())
     }
 
-    fn refuse_tag(&self) -> Result<(), Mistake> {
-        if self.rest().starts_with("{%") {
-            let mistake = self.mistake(
-                "Liquid tags ({% %}) are not supported by this version",
-                "use {{ row.column }}; a condition goes into the sync's filter",
-            );
-            return Err(Mistake { kind: MistakeKind::Unsupported, ..mistake });
-        }
-        Ok(())
+    fn refer(&mut self, side: Side, column: &str, at: Position) {
+        self.out.references.columns.push(Reference { side, column: column.to_owned(), at });
     }
 
     fn rest(&self) -> &str {
@@ -414,56 +525,20 @@ impl Parser<'_> {
     }
 }
 
-/// Reads what stands between `{{` and `}}`.
-fn subject(expression: &str) -> Result<Subject, (MistakeKind, String, String)> {
-    let malformed = |what: &str, hint: &str| Err((MistakeKind::Malformed, what.into(), hint.into()));
-    let unsupported = |what: &str, hint: &str| Err((MistakeKind::Unsupported, what.into(), hint.into()));
-    if expression.is_empty() {
-        return malformed("{{ }} is empty", "write {{ row.column }}");
-    }
+/// What stands between `{{` and `}}`, if it is a column or the operation and nothing more.
+fn plain(expression: &str) -> Option<Subject> {
     if expression == "op" {
-        return Ok(Subject::Operation);
+        return Some(Subject::Operation);
     }
-    let name_length =
-        expression.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(expression.len());
+    let name_length = expression.find(|c: char| !(c.is_alphanumeric() || c == '_'))?;
     let (object, path) = expression.split_at(name_length);
     let make = match object {
         "row" => Subject::Row,
         "old" => Subject::Old,
-        _ if expression.starts_with('-') => {
-            return unsupported(
-                "{{- -}} is not supported by this version",
-                "write {{ row.column }}; whitespace around it does not reach the payload",
-            );
-        }
-        _ => {
-            return malformed(
-                "{{ }} names neither row, old nor op",
-                "write {{ row.column }}, {{ old.column }} or {{ op }}",
-            );
-        }
+        _ => return None,
     };
-    let (column, rest) = match column(path.trim_start()) {
-        Some(found) => found,
-        None => {
-            return malformed(
-                "{{ }} names no column",
-                "write {{ row.column }}, or {{ row[\"Column Name\"] }} for a name with other characters",
-            );
-        }
-    };
-    match rest.trim_start().chars().next() {
-        None => Ok(make(column)),
-        Some('|') => unsupported(
-            "Liquid filters are not supported by this version",
-            "compute the value in a generated column and name that column",
-        ),
-        Some('.' | '[') => unsupported(
-            "paths into a column are not supported by this version",
-            "compute the value in a generated column and name that column",
-        ),
-        Some(_) => malformed("{{ }} holds more than one name", "write {{ row.column }}"),
-    }
+    let (column, rest) = column(path.trim_start())?;
+    rest.trim().is_empty().then(|| make(column))
 }
 
 /// Reads `.name`, `["name"]` or `['name']`; gives the name and what follows it.
@@ -493,6 +568,8 @@ mod tests {
                 Subject::Old(name) => format!("<old {name} {:?}>", hole.place),
                 Subject::Operation => format!("<op {:?}>", hole.place),
             },
+            Piece::Expression(expression) => format!("<expression {:?}>", expression.place),
+            Piece::Program(_) => "<program>".to_owned(),
         };
         template.pieces.iter().map(piece).collect()
     }
@@ -532,7 +609,7 @@ mod tests {
             .iter()
             .filter_map(|piece| match piece {
                 Piece::Hole(hole) => hole.key.map(|index| template.keys[index].name.as_str()),
-                Piece::Literal(_) => None,
+                _ => None,
             })
             .collect();
         assert_eq!(keys, ["properties", "b"]);
@@ -572,16 +649,58 @@ mod tests {
     }
 
     #[test]
-    fn liquid_beyond_the_plain_hole_is_named_as_unsupported() {
-        for text in [
-            "{\"a\": \"{{ row.x | upcase }}\"}",
-            "{\"a\": {{ row.meta.x }}}",
-            "{\"a\": {{ row.l[0] }}}",
-            "{% if row.x %}{}{% endif %}",
-            "{\"a\": {{- row.x -}}}",
-        ] {
-            assert_eq!(parse(text).expect_err(text).kind, MistakeKind::Unsupported, "{text}");
-        }
+    fn what_is_more_than_a_column_is_an_expression_and_tags_make_a_program() {
+        let template = parse(
+            "{\"a\": {{ row.x | plus: 1 }}, \"b\": \"{{ row.meta.x }}\", \"c\": [{{ row.l[0] }}, {{ \"}}\" }}]}",
+        )
+        .expect("valid");
+        assert_eq!(
+            compact(&template),
+            r#"{"a":<expression Value>,"b":"<expression InString>","c":[<expression Value>,<expression Value>]}"#
+        );
+        assert_eq!(compact(&parse("{% if row.x %}{}{% endif %}").expect("valid")), "<program>");
+    }
+
+    #[test]
+    fn hyphens_eat_the_whitespace_beside_a_hole() {
+        let template =
+            parse("{\"a\": \"x  {{- row.a -}}  y {{ row.b -}} \", \"c\": {{- row.c -}} }").expect("valid");
+        assert_eq!(compact(&template), r#"{"a":"x<row a InString>y <row b InString>","c":<row c Value>}"#);
+    }
+
+    #[test]
+    fn every_column_is_referred_to_with_its_place() {
+        let template = parse(
+            "{\"a\": {{ row.x }},\n \"b\": {{ old[\"Y y\"] | append: row.größe | append: \"row.no\" }},\n \"c\": {{ row | json }}}",
+        )
+        .expect("valid");
+        let columns: Vec<_> = template
+            .references()
+            .columns
+            .iter()
+            .map(|reference| {
+                (reference.side, reference.column.as_str(), reference.at.line, reference.at.column)
+            })
+            .collect();
+        assert_eq!(columns, [(Side::Row, "x", 1, 7), (Side::Old, "Y y", 2, 10), (Side::Row, "größe", 2, 31)]);
+        assert_eq!(template.references().whole, [(Side::Row, Position { line: 3, column: 10 })]);
+    }
+
+    #[test]
+    fn a_path_is_literals_and_expressions() {
+        let path = path("/customers/{{ row.id }}/wallets/{{ row.code | downcase }}").expect("valid");
+        let literals: Vec<_> = path
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                PathPiece::Literal(text) => text.as_str(),
+                PathPiece::Hole(_) => "<hole>",
+            })
+            .collect();
+        assert_eq!(literals, ["/customers/", "<hole>", "/wallets/", "<hole>"]);
+        assert_eq!(path.references().columns.len(), 2);
+        assert_eq!(super::path("/{% if row.x %}").expect_err("a tag").kind, MistakeKind::Unsupported);
+        assert_eq!(super::path("/x/{{ row.x").expect_err("open").at, Position { line: 1, column: 4 });
     }
 
     #[test]
@@ -620,6 +739,7 @@ mod tests {
                     Piece::Literal(literal) => filled.extend_from_slice(literal.as_bytes()),
                     Piece::Hole(Hole { place: Place::InString, .. }) => crate::json::push_escaped(&mut filled, value.as_bytes()),
                     Piece::Hole(_) => crate::json::push_string(&mut filled, value.as_bytes()),
+                    Piece::Expression(_) | Piece::Program(_) => prop_assert!(false, "only plain holes here"),
                 }
             }
             let filled: serde_json::Value = serde_json::from_slice(&filled).expect("valid JSON");
@@ -631,6 +751,7 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(text in "[{}\\[\\]\",:a-z0-9 %|.\\\\-]{0,40}") {
             let _ = parse(&text);
+            let _ = path(&text);
         }
     }
 }

@@ -144,23 +144,69 @@ pub fn parse_expression(text: &[u8]) {
     unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR) };
 }
 
-/// Runs SQL, in the database's encoding, with the caller's rights.
-pub fn execute(command: &[u8]) {
-    let Ok(command) = CString::new(command) else { return };
+/// Runs `work` with the caller's rights.
+fn with_rights<R>(work: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
     let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
     // SAFETY: the role exists: it has just called. An error restores both with the transaction.
     unsafe { pg_sys::SetUserIdAndSecContext(role(), flags) };
-    // SAFETY: connects for the one command below.
-    unsafe { pg_sys::SPI_connect() };
-    // SAFETY: connected above; errors of the command leave by unwinding.
-    unsafe { pg_sys::SPI_execute(command.as_ptr(), false, 0) };
-    // SAFETY: connected above.
-    unsafe { pg_sys::SPI_finish() };
+    let result = work();
     // SAFETY: puts back what was read above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
+}
+
+/// Runs SQL, in the database's encoding, with the caller's rights.
+pub fn execute(command: &[u8]) {
+    query(command, &[], |_| ());
+}
+
+/// Runs a query, in the database's encoding, with the caller's rights, and hands `visit` the first
+/// column of its rows, whose values live as long as the visit. `parameters` are JSON text; they stand
+/// for `$1` and so on.
+pub fn query<R>(
+    command: &[u8],
+    parameters: &[&[u8]],
+    visit: impl FnOnce(Vec<Option<pg_sys::Datum>>) -> R,
+) -> Option<R> {
+    let command = CString::new(command).ok()?;
+    let mut types = vec![pg_sys::JSONOID; parameters.len()];
+    // A bytea and a json have the same form.
+    let mut values: Vec<_> =
+        parameters.iter().filter_map(|json| pgrx::IntoDatum::into_datum(*json)).collect();
+    Some(with_rights(|| {
+        // SAFETY: connects for the one command below.
+        unsafe { pg_sys::SPI_connect() };
+        // SAFETY: connected above; as many types as values, none null; errors leave by unwinding.
+        unsafe {
+            pg_sys::SPI_execute_with_args(
+                command.as_ptr(),
+                values.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                std::ptr::null(),
+                false,
+                0,
+            )
+        };
+        // SAFETY: variables SPI has just set.
+        let (table, count) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
+        let count = if table.is_null() { 0 } else { count };
+        let rows = (0..count).map(|index| {
+            let mut null = false;
+            // SAFETY: the table holds that many tuples, each with at least one column.
+            let datum = unsafe {
+                pg_sys::SPI_getbinval(*(*table).vals.add(index), (*table).tupdesc, 1, &raw mut null)
+            };
+            (!null).then_some(datum)
+        });
+        let result = visit(rows.collect());
+        // SAFETY: connected above.
+        unsafe { pg_sys::SPI_finish() };
+        result
+    }))
 }
 
 /// Replaces the statement other sessions see in pg_stat_activity, because it carries a secret.

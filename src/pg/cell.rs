@@ -6,6 +6,7 @@
 //! those settings pinned and failures caught.
 
 use crate::json;
+use crate::liquid::Datum;
 use crate::template::Place;
 use pgrx::{FromDatum, pg_sys};
 use std::cell::UnsafeCell;
@@ -48,6 +49,8 @@ pub struct Functions {
 pub enum Unwritable {
     NotFinite,
     OutOfRange,
+    /// A json column whose text this library cannot read, for its depth.
+    NotJson,
     /// The type's own function failed.
     Failed {
         sqlstate: String,
@@ -172,12 +175,78 @@ impl Kind {
         Ok(())
     }
 
+    /// The value as Liquid takes it.
+    pub fn datum(&self, datum: pg_sys::Datum) -> Result<Datum, Unwritable> {
+        let as_json = |written: &[u8]| {
+            serde_json::from_str(&super::encoding::to_utf8(written))
+                .map(Datum::Json)
+                .map_err(|_| Unwritable::NotJson)
+        };
+        Ok(match self {
+            Kind::Bool => Datum::Bool(datum.value() & 1 == 1),
+            Kind::Int2 => Datum::Integer(i64::from(datum.value() as i16)),
+            Kind::Int4 => Datum::Integer(i64::from(datum.value() as i32)),
+            Kind::Int8 => Datum::Integer(datum.value() as i64),
+            Kind::Oid => Datum::Integer(i64::from(datum.value() as u32)),
+            // By its shortest digits: widened as it is, 0.1 would show digits nobody wrote.
+            Kind::Float4 => match f32::from_bits(datum.value() as u32) {
+                value if value.is_finite() => Datum::Decimal(value.to_string()),
+                value => Datum::Float(value.into()),
+            },
+            Kind::Float8 => match f64::from_bits(datum.value() as u64) {
+                value if value.is_finite() => Datum::Decimal(value.to_string()),
+                value => Datum::Float(value),
+            },
+            Kind::Json => return with_varlena(datum, as_json),
+            // SAFETY: as in `write`.
+            Kind::Jsonb => return as_json(unsafe { call_output(pg_sys::jsonb_out, datum) }.to_bytes()),
+            Kind::Other(_) => {
+                let mut written = Vec::new();
+                self.write(datum, Place::Value, &mut written)?;
+                match as_json(&written)? {
+                    Datum::Json(serde_json::Value::String(text)) => Datum::Text(text),
+                    value => value,
+                }
+            }
+            Kind::Moment(_) => {
+                let iso = self.plain_text(datum)?;
+                match self.unix_micros(datum) {
+                    Some(Ok(unix_micros)) => Datum::Moment { iso, unix_micros },
+                    Some(Err(_)) | None => Datum::Text(iso),
+                }
+            }
+            Kind::Numeric => Datum::Decimal(self.plain_text(datum)?),
+            Kind::Text => {
+                return with_varlena(datum, |bytes| Ok(Datum::Text(super::encoding::to_utf8(bytes))));
+            }
+            Kind::Bpchar | Kind::Name | Kind::Uuid => Datum::Text(self.plain_text(datum)?),
+            Kind::Bytea => with_varlena(datum, |bytes| {
+                let mut text = Vec::new();
+                json::push_hex(&mut text, bytes, b"\\");
+                Datum::Text(String::from_utf8_lossy(&text).into_owned())
+            }),
+        })
+    }
+
+    /// The value's text without any escapes, in UTF-8.
+    fn plain_text(&self, datum: pg_sys::Datum) -> Result<String, Unwritable> {
+        let mut quoted = vec![b'"'];
+        self.write(datum, Place::InString, &mut quoted)?;
+        quoted.push(b'"');
+        serde_json::from_str(&super::encoding::to_utf8(&quoted)).map_err(|_| Unwritable::NotJson)
+    }
+
     /// Appends a point in time as Unix seconds; says false when the type is none.
     pub fn write_unix_seconds(
         &self,
         datum: pg_sys::Datum,
         out: &mut Vec<u8>,
     ) -> Option<Result<(), Unwritable>> {
+        Some(self.unix_micros(datum)?.map(|micros| json::push_unix_seconds(out, micros)))
+    }
+
+    /// A point in time in microseconds since the Unix epoch; none when the type is none.
+    fn unix_micros(&self, datum: pg_sys::Datum) -> Option<Result<i64, Unwritable>> {
         let micros = match self {
             // A timestamp without time zone is taken as UTC: nothing else would be stable.
             Kind::Moment(pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID) => datum.value() as i64,
@@ -191,13 +260,7 @@ impl Kind {
         if micros == i64::MIN || micros == i64::MAX {
             return Some(Err(Unwritable::NotFinite));
         }
-        Some(match micros.checked_add(EPOCH_SHIFT_DAYS * DAY_MICROSECONDS) {
-            Some(micros) => {
-                json::push_unix_seconds(out, micros);
-                Ok(())
-            }
-            None => Err(Unwritable::OutOfRange),
-        })
+        Some(micros.checked_add(EPOCH_SHIFT_DAYS * DAY_MICROSECONDS).ok_or(Unwritable::OutOfRange))
     }
 }
 
@@ -336,8 +399,8 @@ impl Functions {
     }
 }
 
-/// A whole row as JSON text, for a dead letter; none if not even that can be made.
-pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
+/// A whole row but for some columns as JSON text, for a dead letter; none if not even that can be made.
+pub fn row_to_json(row: super::trigger::Tuple, without: &[String]) -> Option<Vec<u8>> {
     let json = super::xact::protected(|| {
         pinned(|| {
             // SAFETY: row_to_json takes a composite value, which carries its own type.
@@ -351,11 +414,18 @@ pub fn row_to_json(row: super::trigger::Tuple) -> Option<Vec<u8>> {
             with_varlena(json, <[u8]>::to_vec)
         })
     });
-    json.ok()
+    let json = json.ok()?;
+    if without.is_empty() {
+        return Some(json);
+    }
+    let mut columns: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&super::encoding::to_utf8(&json)).ok()?;
+    columns.retain(|column, _| !without.contains(column));
+    Some(super::encoding::json_to_server(&serde_json::Value::Object(columns).to_string()))
 }
 
 /// What output functions may depend on, and the value each has while a payload is made.
-const PINNED: [(&CStr, &CStr); 9] = [
+const PINNED: [(&CStr, &CStr); 8] = [
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, MDY"),
     (c"IntervalStyle", c"postgres"),
@@ -364,14 +434,18 @@ const PINNED: [(&CStr, &CStr); 9] = [
     (c"xmlbinary", c"base64"),
     (c"lc_monetary", c"C"),
     (c"quote_all_identifiers", c"off"),
-    (c"search_path", c"pg_catalog, pg_temp"),
 ];
 
 fn pinned<R>(work: impl FnOnce() -> R) -> R {
+    pinned_with(c"pg_catalog, pg_temp", work)
+}
+
+/// Runs `work` with the settings pinned that values may depend on, and this search_path.
+pub fn pinned_with<R>(search_path: &CStr, work: impl FnOnce() -> R) -> R {
     // SAFETY: opens a nesting level of settings; an error closes it with the surrounding subtransaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
-    for (name, value) in PINNED {
-        // SAFETY: both are C strings that live for ever; the change ends with the level.
+    for (name, value) in PINNED.into_iter().chain([(c"search_path", search_path)]) {
+        // SAFETY: both are C strings that outlive the call; the change ends with the level.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
@@ -396,6 +470,44 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
     let datum = datum?;
     // SAFETY: the caller names the type the column has in sql/tables.sql.
     unsafe { T::from_datum(datum, false) }
+}
+
+/// A jsonb value as text, in the database's encoding.
+pub fn jsonb_text(datum: pg_sys::Datum) -> Vec<u8> {
+    // SAFETY: jsonb_out reads a jsonb, makes a C string and reads no setting.
+    unsafe { call_output(pg_sys::jsonb_out, datum) }.to_bytes().to_vec()
+}
+
+/// A jsonb value as text in UTF-8.
+pub fn jsonb_as_utf8(datum: pg_sys::Datum) -> String {
+    super::encoding::to_utf8(&jsonb_text(datum))
+}
+
+/// The elements of a `name[]`, in UTF-8.
+pub fn names(datum: pg_sys::Datum) -> Vec<String> {
+    let (mut values, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: the caller's datum is an array of names, whose elements are 64 bytes, passed by
+    // reference and aligned as characters; without nulls, as the definition was checked.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
+        pg_sys::deconstruct_array(
+            array,
+            pg_sys::NAMEOID,
+            pg_sys::NAMEDATALEN as i32,
+            false,
+            b'c' as core::ffi::c_char,
+            &raw mut values,
+            std::ptr::null_mut(),
+            &raw mut count,
+        );
+    }
+    (0..usize::try_from(count).unwrap_or(0))
+        .map(|index| {
+            // SAFETY: one of `count` names, each zero-terminated.
+            let name = unsafe { CStr::from_ptr((*values.add(index)).cast_mut_ptr()) };
+            super::encoding::to_utf8(name.to_bytes())
+        })
+        .collect()
 }
 
 /// A text value in UTF-8.

@@ -53,6 +53,25 @@ pub fn to_server(text: &str) -> Vec<u8> {
     unsafe { CStr::from_ptr(converted) }.to_bytes().to_vec()
 }
 
+/// JSON text in the database's encoding, whatever characters it holds: where not all of them have a
+/// place there, those beyond ASCII are written as JSON's escapes.
+pub fn json_to_server(json: &str) -> Vec<u8> {
+    if kind() == Kind::Utf8 {
+        return json.as_bytes().to_vec();
+    }
+    let mut out = Vec::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            out.push(c as u8);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+        }
+    }
+    out
+}
+
 /// Text from outside (a reply of Lago's, say) in a form any database can store: where the encoding is
 /// not UTF-8, characters beyond ASCII are written as escapes; zero bytes are dropped everywhere.
 pub fn storable(text: &str) -> String {

@@ -134,6 +134,19 @@ pub fn wait(timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
     if unsafe { pg_sys::ShutdownRequestPending } != 0 { Continue::No } else { Continue::Yes }
 }
 
+/// Waits, in a session, until a descriptor is readable. Cancelling the query or ending the session
+/// leaves by unwinding.
+pub fn wait_for_bell(descriptor: RawFd) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: the latch is this process's own; the caller's descriptor is open.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, descriptor, -1, pg_sys::PG_WAIT_EXTENSION)
+    };
+    // SAFETY: as above.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+    pgrx::check_for_interrupts!();
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Continue {
     Yes,

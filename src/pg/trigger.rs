@@ -118,11 +118,81 @@ impl Tuple {
         (!null).then_some(value)
     }
 
+    /// Whether a column has the same value in both rows, bit for bit once fetched and decompressed.
+    pub fn same(self, other: Tuple, column: Stored) -> bool {
+        match (self.get(column.number), other.get(column.number)) {
+            (None, None) => true,
+            // SAFETY: both are values of the column's type, whose length and way of passing these are.
+            (Some(a), Some(b)) => unsafe { datum_image_eq(a, b, column.by_value, column.length.into()) },
+            _ => false,
+        }
+    }
+
     /// The whole row as one composite value.
     pub fn composite(self) -> pg_sys::Datum {
         // SAFETY: the slot is filled; the copy is made in the current memory context.
         unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) }
     }
+}
+
+/// How a column's values are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub number: i16,
+    by_value: bool,
+    length: i16,
+}
+
+unsafe extern "C-unwind" {
+    /// From utils/datum.h, which pgrx does not bind.
+    fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: core::ffi::c_int) -> bool;
+}
+
+/// A row that is not of a trigger's call: a composite value, taken apart.
+pub struct Apart {
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Apart {
+    /// Takes apart a value of the row type of an open relation. The value must outlive the result.
+    pub fn new(composite: pg_sys::Datum, relation: pg_sys::Relation) -> Apart {
+        // SAFETY: the relation is open, so its descriptor is there to copy.
+        let descriptor = unsafe { pg_sys::CreateTupleDescCopy((*relation).rd_att) };
+        // SAFETY: a slot of its own with that descriptor, in the current memory context.
+        let slot = unsafe { pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual) };
+        // SAFETY: the value is of the type the descriptor describes.
+        unsafe { pg_sys::ExecStoreHeapTupleDatum(composite, slot) };
+        Apart { slot }
+    }
+
+    pub fn tuple(&self) -> Tuple {
+        Tuple { slot: self.slot }
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, dropped once.
+        unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
+    }
+}
+
+/// How the values of a relation's column are stored.
+pub fn stored(relation: pg_sys::Relation, number: i16) -> Option<Stored> {
+    // SAFETY: as for `columns`.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att) };
+    descriptor.iter().find(|attribute| attribute.attnum == number).map(|attribute| Stored {
+        number,
+        by_value: attribute.attbyval,
+        length: attribute.attlen,
+    })
+}
+
+/// The names of a descriptor's columns in order; none in the place of each that is dropped.
+pub fn attributes(descriptor: pg_sys::TupleDesc) -> Vec<Option<String>> {
+    // SAFETY: the caller's descriptor is live; a copy is looked at.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy(descriptor) };
+    descriptor.iter().map(|attribute| (!attribute.attisdropped).then(|| name_of(attribute))).collect()
 }
 
 /// The columns of an open relation that are not dropped: name, number, type.
@@ -161,5 +231,6 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
         return u32::from(relation).to_string();
     }
     // SAFETY: both are C strings in the current memory context, and so is the result.
-    unsafe { CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)) }.to_string_lossy().into_owned()
+    let quoted = unsafe { CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)) };
+    super::encoding::to_utf8(quoted.to_bytes())
 }

@@ -11,6 +11,7 @@ mod raw;
 mod report;
 mod single;
 pub mod stand_in;
+mod templates;
 
 use std::fs;
 use std::num::NonZero;
@@ -69,8 +70,9 @@ struct Part {
     measure: fn(&mut Ground, &Effort) -> Outcome<Findings>,
 }
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part { name: "bulk", what: "bulk inserts", measure: bulk::measure },
+    Part { name: "templates", what: "Liquid and mappers", measure: templates::measure },
     Part { name: "single", what: "single-row transactions", measure: single::measure },
     Part { name: "drain", what: "draining a backlog", measure: drain::measure },
     Part { name: "lone", what: "lone commits", measure: lone::measure },

@@ -360,6 +360,34 @@ fn authorized(header: Option<&str>, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Catalog;
+    use crate::config::Config;
+    use crate::http::Persistence;
+
+    #[test]
+    fn a_request_that_a_stop_overtakes_makes_nothing() {
+        let catalog = Catalog::default;
+        let settings = Settings { config: Config::default(), catalog: catalog(), defined: catalog() };
+        let app = App::new(settings);
+        let request = Request {
+            method: "POST".to_owned(),
+            path: "/api/v1/customers".to_owned(),
+            query: String::new(),
+            authorization: Some("Bearer fake-lago-key".to_owned()),
+            content_type: Some("application/json".to_owned()),
+            accept: None,
+            user_agent: None,
+            headers: Vec::new(),
+            persistence: Persistence::KeepAlive,
+            body: br#"{"customer":{"external_id":"c"}}"#.to_vec(),
+        };
+        let made = || lock(&app.state).objects.all(Kind::Customer).count();
+        lock(&app.state).generation = 1;
+        assert_eq!(app.answer(&request, 0), Err(Stopped));
+        assert_eq!(made(), 0);
+        assert!(app.answer(&request, 1).is_ok());
+        assert_eq!(made(), 1);
+    }
 
     #[test]
     fn the_scheme_does_not_matter_and_the_key_does() {

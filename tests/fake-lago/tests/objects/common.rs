@@ -41,6 +41,7 @@ fn a_root_that_is_no_object_and_u_0000_crash_the_server() {
         r#"{"customer":"c"}"#,
         r#"{"customer":{"external_id":"a\u0000"}}"#,
         r#"{"customer":{"external_id":"a","metadata":[{"key":"\u0000"}]}}"#,
+        r#"{"customer":{"external_id":"a","\u0000":1}}"#,
     ] {
         assert_eq!(client.post(CUSTOMERS, body).status, 500, "{body}");
     }
@@ -138,7 +139,7 @@ fn rate_limits_hold_for_every_endpoint() {
 #[test]
 fn the_log_has_what_was_sent_but_for_the_key() {
     let (server, mut client) = organization();
-    let headers = [usual()[0], usual()[1], "User-Agent: test/1", "X-Team: billing"];
+    let headers = [usual()[0], usual()[1], "User-Agent: test/1", "X-Team: billing", "Accept-Encoding: gzip"];
     let path = "/api/v1/customers/user%2Ename?a=b";
     client.request("DELETE", path, &headers, r#"{"a": 1}"#).expect("an answer");
     client.event(&event("t"));
@@ -155,6 +156,9 @@ fn the_log_has_what_was_sent_but_for_the_key() {
     assert!(!format!("{log:?}").contains(KEY));
     // Events are remembered by `copies`, once.
     assert_eq!(log[1].body, None);
+    let name = "x".repeat(64 * 1024);
+    client.create("customers", "customer", &json!({"external_id": "c", "name": name}));
+    assert_eq!((server.requests()[2].body.as_deref(), server.customers().len()), (None, 1));
 }
 
 #[test]
@@ -168,6 +172,15 @@ fn a_reset_forgets_what_came_in_and_undoes_what_became_of_definitions() {
     server.reset();
     assert_eq!(texts(&server.customers(), "external_id"), ["defined"]);
     assert_eq!(texts(&server.objects(Kind::Plan), "code"), ["plan"]);
+}
+
+#[test]
+fn a_definition_that_is_repeated_is_what_a_reset_brings_back() {
+    let (server, _client) = organization();
+    let id = server.define_plan("plan");
+    assert_eq!(server.define_object(Kind::Plan, &json!({"code": "plan", "amount_cents": 5})), id);
+    server.reset();
+    assert_eq!(server.objects(Kind::Plan)[0]["amount_cents"], 5);
 }
 
 #[test]

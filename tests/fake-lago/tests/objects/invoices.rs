@@ -55,6 +55,8 @@ fn an_invoice_needs_a_customer_fees_and_their_add_ons() {
     }
     let wrong = bill(&mut client, "c", json!([{"add_on_code": "setup", "units": "many"}]));
     assert_eq!(wrong.details(), json!({"units": ["value_is_invalid"]}));
+    let negative = bill(&mut client, "c", json!([{"add_on_code": "setup", "unit_amount_cents": -1}]));
+    assert_eq!(negative.details(), json!({"unit_amount_cents": ["value_is_out_of_range"]}));
     assert!(server.invoices().is_empty());
 }
 
@@ -70,6 +72,9 @@ fn an_invoices_payment_status_and_metadata_can_be_set() {
     }
     let wrong = client.put(&path, &json!({"invoice": {"payment_status": "paid"}}));
     assert_eq!(wrong.details(), json!({"payment_status": ["value_is_invalid"]}));
+    let six: Vec<Value> = (0..6).map(|key| json!({"key": key.to_string(), "value": "v"})).collect();
+    let many = client.put(&path, &json!({"invoice": {"metadata": six}}));
+    assert_eq!(many.details(), json!({"metadata": ["invalid_count"]}));
     assert_eq!(client.put("/api/v1/invoices/none", &changes).refusal(), not_found("invoice"));
     assert_eq!(server.invoices()[0]["metadata"][0]["value"], "v");
 }
@@ -115,6 +120,17 @@ fn a_credit_note_needs_its_invoice_its_fees_and_amounts_that_agree() {
     assert_eq!(note(&mut client, "none", &fee, json!(1)).refusal(), not_found("invoice"));
     assert_eq!(note(&mut client, &invoice, "none", json!(1)).refusal(), not_found("fee"));
     assert_eq!(note(&mut client, &invoice, &fee, json!("1")).status, 500);
+    assert_eq!(
+        note(&mut client, &invoice, &fee, json!(-1)).details(),
+        json!({"amount_cents": ["invalid_value"]})
+    );
+    let twice = json!([{"fee_id": fee, "amount_cents": 600}, {"fee_id": fee, "amount_cents": 600}]);
+    let refused =
+        client.create("credit_notes", "credit_note", &json!({"invoice_id": invoice, "items": twice}));
+    assert_eq!(refused.details(), json!({"amount_cents": ["higher_than_remaining_fee_amount"]}));
+    let bored = json!({"invoice_id": invoice, "reason": "bored", "items": []});
+    let refused = client.create("credit_notes", "credit_note", &bored);
+    assert_eq!(refused.details(), json!({"reason": ["value_is_invalid"]}));
     let itemless = client.create("credit_notes", "credit_note", &json!({"invoice_id": invoice}));
     assert_eq!(itemless.details(), json!({"items": ["must_be_an_array"]}));
     let mut sent = json!({"invoice_id": invoice, "items": [{"fee_id": fee, "amount_cents": 10}], "credit_amount_cents": 9});
@@ -159,6 +175,9 @@ fn a_payment_needs_an_invoice_and_a_reference_of_forty_characters_at_most() {
         pay(&mut client, &invoice, json!("x"), "r").details(),
         json!({"amount_cents": ["value_is_invalid"]})
     );
+    let dated = json!({"invoice_id": invoice, "amount_cents": 1, "reference": "r", "paid_at": "today"});
+    let refused = client.create("payments", "payment", &dated);
+    assert_eq!(refused.details(), json!({"paid_at": ["invalid_date"]}));
     assert!(server.objects(Kind::Payment).is_empty());
     assert_eq!(pay(&mut client, &invoice, json!("1"), &long[1..]).status, 200);
 }

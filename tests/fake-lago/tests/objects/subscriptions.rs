@@ -79,6 +79,17 @@ fn dates_must_be_iso_8601_and_in_order() {
         let answer = subscribe(&mut client, &with("small", field, value));
         assert_eq!(answer.details(), json!({field: ["invalid_date"]}));
     }
+    let mut over = with("small", "subscription_at", json!("2019-01-01T00:00:00Z"));
+    over["ending_at"] = json!("2020-01-01T00:00:00Z");
+    assert_eq!(subscribe(&mut client, &over).details(), json!({"ending_at": ["invalid_date"]}));
+}
+
+#[test]
+fn a_billing_time_is_one_of_two() {
+    let (server, mut client) = with_plans();
+    let answer = subscribe(&mut client, &with("small", "billing_time", json!("daily")));
+    assert_eq!(answer.details(), json!({"billing_time": ["value_is_invalid"]}));
+    assert!(server.subscriptions().is_empty());
 }
 
 #[test]
@@ -215,6 +226,31 @@ fn events_are_billed_from_the_start_of_a_subscription_to_its_end() {
     let never: Vec<(&str, Reason)> =
         bill.never_billed.iter().map(|event| (event.transaction_id.as_str(), event.reason)).collect();
     assert_eq!(never, [("before", Reason::BeforeStart), ("after", Reason::AfterEnd)]);
+}
+
+#[test]
+fn a_pending_subscription_is_billed_from_its_day() {
+    let (server, mut client) = with_plans();
+    server.define_metric(Metric::count("calls"));
+    subscribe(&mut client, &with("small", "subscription_at", json!("2999-01-01T00:00:00Z")));
+    client.event(&event_at("now", now()));
+    client.event(&event_at("then", 32_472_144_000 + 86_400));
+    let bill = server.bill();
+    assert_eq!(bill.line("s", "calls").map(|line| line.events), Some(1));
+    assert_eq!(bill.never_billed[0].reason, Reason::BeforeStart);
+}
+
+#[test]
+fn a_downgrade_that_waits_is_not_billed_twice() {
+    let (server, mut client) = with_plans();
+    server.define_metric(Metric::count("calls"));
+    subscribe(&mut client, &sent("small"));
+    subscribe(&mut client, &sent("large"));
+    client.event(&event_at("a", now() + 100));
+    assert_eq!(server.bill().events(), 1);
+    client.delete("/api/v1/subscriptions/s");
+    client.event(&event_at("b", now() + 100));
+    assert_eq!(server.bill().never_billed.len(), 2);
 }
 
 #[test]

@@ -1,0 +1,123 @@
+-- Entry points: what people type. Execution is granted to nobody (grants.sql).
+--
+-- What people call. Each notes who calls and hands over to the function of the same name with an
+-- underscore, which runs as the extension's owner. SECURITY DEFINER would not do: inside such a
+-- function there is no telling whose rights the caller had, only who logged in.
+
+create function lago_push.create_destination(
+    name text, url text, api_key text default null, api_key_file text default null,
+    headers jsonb default '{}', rate_limit numeric default null, connections integer default 16,
+    timeout interval default '30 s', ca_file text default null, proxy text default null,
+    allow_http boolean default false)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.create_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Adds a destination: one Lago organization, its URL, API key and limits.';
+
+create function lago_push.alter_destination(
+    name text, url text default null, api_key text default null, api_key_file text default null,
+    headers jsonb default null, rate_limit numeric default null, connections integer default null,
+    timeout interval default null, ca_file text default null, proxy text default null,
+    allow_http boolean default null)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.alter_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Changes a destination; parameters left out or null stay as they are.';
+
+create function lago_push.set_api_key(destination text, api_key text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.set_api_key(text, text) is 'Replaces a destination''s API key; used from the next request on.';
+
+create function lago_push.hold(destination text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.hold(text) is 'Stops all deliveries to a destination until lago_push.release(); capture goes on.';
+
+create function lago_push.release(destination text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.release(text) is 'Starts deliveries to a destination again, at once, whether held or backing off.';
+
+create function lago_push.drop_destination(name text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.drop_destination(text) is 'Removes a destination; refuses while a sync uses it.';
+
+create function lago_push.create_sync(
+    name text, source regclass, template text default null, mapper regprocedure default null, destination text default null,
+    endpoint text default 'event', operations text[] default '{insert}', columns name[] default null,
+    filter text default null, exclude name[] default null, method text default null, path text default null,
+    root text default null, headers jsonb default null, batch_size integer default 100, schedule text default null,
+    keep_replies interval default null, on_error text default 'dead_letter', unchanged text default 'send')
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+
+create function lago_push.alter_sync(
+    name text, source regclass default null, template text default null, mapper regprocedure default null, destination text default null,
+    endpoint text default null, operations text[] default null, columns name[] default null,
+    filter text default null, exclude name[] default null, method text default null, path text default null,
+    root text default null, headers jsonb default null, batch_size integer default null, schedule text default null,
+    keep_replies interval default null, on_error text default null, unchanged text default null)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+
+create function lago_push.activate(sync text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.activate(text) is 'Starts a draft: from the commit of this call on, every row the sync covers is captured and delivered.';
+
+create function lago_push.pause(sync text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.pause(text) is 'Stops delivering a sync''s messages; rows are still captured, and wait.';
+
+create function lago_push.resume(sync text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.resume(text) is 'Starts delivering a paused sync''s messages again.';
+
+create function lago_push.drop_sync(sync text, discard boolean default false)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.drop_sync(text, boolean) is 'Detaches and removes a sync; refuses while it has pending messages or dead letters, unless discard.';
+
+create function lago_push.flush(sync text default null, timeout interval default '30 s')
+returns boolean
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.flush(text, interval) is 'Waits until what was pending at the call is delivered or dead: true; or until the timeout: false.';
+
+create function lago_push.preview(sync text, rows integer default 5)
+returns table (operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.preview(text, integer) is 'Shows what would be sent for rows of the source, and everything that is doubtful about it. Sends nothing.';
+
+create function lago_push.send_test(sync text, body jsonb default null)
+returns table (status integer, reply jsonb, verdict text, message text, duration interval)
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.send_test(text, jsonb) is 'Sends one message, made of the source''s first row or of the body given, and shows what came back. Lago bills what it takes.';
+
+create function lago_push.suggest_template(source regclass, endpoint text default 'event')
+returns text
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.suggest_template(regclass, text) is 'Drafts a template for an endpoint from the columns of a table.';
+
+create function lago_push.redrive(sync text, filter text default null)
+returns bigint
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.redrive(text, text) is 'Puts dead letters back into the outbox, those that could not be rendered rendered anew; gives how many.';
+
+comment on function lago_push._caller() is 'Internal: the role that called the entry point under way.';
+comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
+comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
+comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean) is 'Internal: refuses a template or path that cannot be applied to its source, or that Lago would not bill.';
+comment on function lago_push._check_schedule(text) is 'Internal: refuses a schedule that is neither an interval nor five cron fields.';
+comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
+comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
+comment on function lago_push._execute_as_caller(bytea) is 'Internal: runs a command with the rights of the role that called.';
+comment on function lago_push._has_captured() is 'Internal: whether the calling transaction has captured rows.';
+comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
+comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
+comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._wake() is 'Internal: makes changed definitions known when the transaction commits.';
+comment on function lago_push._workers() is 'Internal: source of the view workers.';

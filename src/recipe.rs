@@ -1,0 +1,355 @@
+//! Recipe: everything that turns one row into one message, bound to one relation.
+//!
+//! Between capture and outbox. A recipe is a template or a mapper, a path if the row decides it, and
+//! the call whose demands the payload has to meet. Promises the outbox a payload that is valid JSON
+//! (or empty, for a call without a body), and the operator a reason that names columns and keys,
+//! never what they hold.
+
+use crate::buffer::Operation;
+use crate::call::{Call, Method};
+use crate::endpoint::{self, Nature};
+use crate::liquid::{self, Side};
+use crate::payload;
+use crate::pg::mapper::{Mapped, Mapper};
+use crate::pg::trigger::{Stored, Tuple};
+use crate::pg::{encoding, trigger};
+use crate::render::{Bound, Column, Missing, Plan, RowView};
+use crate::template::{self, Mistake, MistakeKind, PathPiece, PathTemplate, Piece, Position, Template};
+use pgrx::pg_sys;
+
+/// The columns of a relation, and which of them a sync may see.
+pub struct Sources {
+    columns: Vec<Column>,
+    excluded: Vec<String>,
+}
+
+impl Sources {
+    /// Those of an open relation.
+    pub fn of(relation: pg_sys::Relation, excluded: Vec<String>) -> Sources {
+        let columns = trigger::columns(relation)
+            .into_iter()
+            .filter(|(name, ..)| !excluded.contains(name))
+            .map(|(name, number, type_oid)| Column { name, number, type_oid })
+            .collect();
+        Sources { columns, excluded }
+    }
+
+    pub fn excludes(&self, column: &str) -> bool {
+        self.excluded.iter().any(|excluded| excluded == column)
+    }
+
+    pub fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+}
+
+/// Why a definition cannot be applied to a relation. `place` is `template` or `path`.
+#[derive(Debug)]
+pub enum Fault {
+    Mistake { place: &'static str, mistake: Mistake },
+    Missing { place: &'static str, missing: Missing },
+}
+
+/// What a definition asks of the rows it is given.
+pub struct Needs {
+    pub old_row: bool,
+}
+
+/// The parts of a definition that are text, read.
+struct Parsed {
+    template: Option<Template>,
+    path: Option<PathTemplate>,
+}
+
+fn parse(call: &Call, template: Option<&str>, path: Option<&str>, has_mapper: bool) -> Result<Parsed, Fault> {
+    let fault = |place| move |mistake| Fault::Mistake { place, mistake };
+    // A path without holes is the call's own for every row.
+    let path = path.filter(|path| path.contains("{{"));
+    let path = path.map(template::path).transpose().map_err(fault("path"))?;
+    let template = template.map(template::parse).transpose().map_err(fault("template"))?;
+    let mut template = template;
+    if let (Some(template), Some(endpoint)) = (&mut template, call.endpoint) {
+        let seconds = |key: &&str| endpoint::nature(endpoint, key) == Nature::UnixSeconds;
+        for key in endpoint.keys().filter(seconds) {
+            template.write_times_as_seconds(key);
+        }
+    }
+    match &template {
+        Some(template) => endpoint::check(call, template).map_err(fault("template"))?,
+        None if has_mapper => {}
+        None => check_bare(call).map_err(fault("template"))?,
+    }
+    Ok(Parsed { template, path })
+}
+
+/// Checks a call that is made without a payload.
+fn check_bare(call: &Call) -> Result<(), Mistake> {
+    match call.required().first() {
+        None => Ok(()),
+        Some(key) => Err(Mistake {
+            kind: MistakeKind::Malformed,
+            what: format!("there is none, and {} needs \"{key}\"", call.name()),
+            at: Position { line: 1, column: 1 },
+            hint: format!(
+                "write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it"
+            ),
+        }),
+    }
+}
+
+impl Parsed {
+    fn references(&self) -> impl Iterator<Item = (&'static str, &liquid::Reference)> {
+        let template = self.template.iter().flat_map(|template| &template.references().columns);
+        let path = self.path.iter().flat_map(|path| &path.references().columns);
+        template.map(|reference| ("template", reference)).chain(path.map(|reference| ("path", reference)))
+    }
+
+    fn whole(&self, side: Side) -> bool {
+        let template = self.template.iter().map(Template::references);
+        let path = self.path.iter().map(PathTemplate::references);
+        template.chain(path).any(|references| references.whole.iter().any(|(used, _)| *used == side))
+    }
+
+    fn is_program(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| matches!(template.pieces[..], [Piece::Program(_)]))
+    }
+}
+
+/// Checks a definition against a relation without binding it.
+pub fn check(
+    call: &Call,
+    template: Option<&str>,
+    path: Option<&str>,
+    has_mapper: bool,
+    sources: &Sources,
+) -> Result<Needs, Fault> {
+    let parsed = parse(call, template, path, has_mapper)?;
+    let mut old_row = parsed.whole(Side::Old);
+    for (place, reference) in parsed.references() {
+        old_row |= reference.side == Side::Old;
+        if !sources.columns.iter().any(|column| column.name == reference.column) {
+            let missing = Missing::new(&reference.column, reference.at, &sources.columns);
+            return Err(Fault::Missing { place, missing });
+        }
+    }
+    Ok(Needs { old_row })
+}
+
+/// What makes the payload.
+enum Maker {
+    Template(Plan),
+    Mapper(Mapper),
+    /// The path alone says it all.
+    Nothing,
+}
+
+/// Whether the definition proves that every payload meets the endpoint's demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Given,
+    /// Each payload is looked at: a mapper or a template's branches made it, or parts of it belong into
+    /// the path.
+    EachPayload,
+}
+
+/// What to do with an update that changes no value the sync uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unchanged {
+    Send,
+    Skip,
+}
+
+/// A definition as stored.
+pub struct Definition<'a> {
+    pub call: Call,
+    pub template: Option<&'a str>,
+    pub mapper: Option<&'a str>,
+    pub path: Option<&'a str>,
+    pub unchanged: Unchanged,
+    /// The columns whose update counts; all that the definition uses, if none.
+    pub counting: &'a [String],
+}
+
+pub struct Recipe {
+    call: Call,
+    maker: Maker,
+    path: Option<PathTemplate>,
+    bound: Vec<Bound>,
+    proof: Proof,
+    /// Values that all stay the same in an update that is skipped; empty if none is.
+    counting: Vec<Stored>,
+}
+
+/// What template or mapper made of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    Payload,
+    /// Nothing to send.
+    Skipped,
+}
+
+/// What became of a row.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A message; its payload has been written. With the request's path, if the row decides it.
+    Message(Option<Box<str>>),
+    /// Nothing to send.
+    Skipped,
+}
+
+impl Recipe {
+    /// Binds a definition to an open relation; the error says what is not as it was when it was defined.
+    pub fn bind(
+        definition: Definition<'_>,
+        relation: pg_sys::Relation,
+        sources: &Sources,
+    ) -> Result<Recipe, String> {
+        let Definition { call, template, mapper, path, unchanged, counting } = definition;
+        let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
+        let used: Vec<&str> = parsed.references().map(|(_, reference)| reference.column.as_str()).collect();
+        let bound: Vec<Bound> = sources.columns.iter().map(Bound::new).collect();
+        let maker = match (&parsed.template, mapper) {
+            (Some(template), _) => {
+                let plan = Plan::new(call.endpoint, template, &sources.columns);
+                Maker::Template(plan.map_err(|missing| missing.to_string())?)
+            }
+            (None, Some(signature)) => Maker::Mapper(bind_mapper(signature, sources)?),
+            (None, None) => Maker::Nothing,
+        };
+        if let Some((_, reference)) =
+            parsed.references().find(|(_, reference)| !sources.names().contains(&reference.column.as_str()))
+        {
+            return Err(format!("column \"{}\" does not exist (any more)", reference.column));
+        }
+        let whole = parsed.whole(Side::Row) || matches!(maker, Maker::Mapper(_));
+        let counts = |column: &&Column| match (unchanged, counting) {
+            (Unchanged::Send, _) => false,
+            (Unchanged::Skip, []) => whole || used.contains(&column.name.as_str()),
+            (Unchanged::Skip, counting) => counting.contains(&column.name),
+        };
+        let counting = sources
+            .columns
+            .iter()
+            .filter(counts)
+            .filter_map(|column| trigger::stored(relation, column.number))
+            .collect();
+        let proof = match maker {
+            Maker::Template(_) if !parsed.is_program() && !call.takes_from_payload() => Proof::Given,
+            _ => Proof::EachPayload,
+        };
+        Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting })
+    }
+
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Makes the message of a row: appends its payload to `out`, or says why there is none.
+    pub fn make(
+        &self,
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+        out: &mut Vec<u8>,
+    ) -> Result<Made, String> {
+        if let (Operation::Update, Some(old), [_, ..]) = (operation, old, self.counting.as_slice())
+            && self.counting.iter().all(|column| row.same(old, *column))
+        {
+            return Ok(Made::Skipped);
+        }
+        let view = RowView::new(operation, row, old, &self.bound);
+        match self.payload(&view, out)? {
+            Whole::Skipped => Ok(Made::Skipped),
+            Whole::Payload => Ok(Made::Message(self.address(&view, out)?)),
+        }
+    }
+
+    /// A row as this recipe sees it.
+    pub fn view<'a>(&'a self, operation: Operation, row: Tuple, old: Option<Tuple>) -> RowView<'a> {
+        RowView::new(operation, row, old, &self.bound)
+    }
+
+    /// First half of [`Recipe::make`]: the payload whole, as template or mapper make it.
+    pub fn payload(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Whole, String> {
+        match &self.maker {
+            Maker::Template(plan) => plan.render(view, out)?,
+            Maker::Mapper(mapper) => match mapper.map(view.operation, view.row, view.old) {
+                Ok(Mapped::Payload(payload)) => out.extend_from_slice(&payload),
+                Ok(Mapped::Skip) => return Ok(Whole::Skipped),
+                Err(caught) => return Err(format!("the mapper failed with SQLSTATE {}", caught.sqlstate)),
+            },
+            Maker::Nothing => {}
+        }
+        Ok(Whole::Payload)
+    }
+
+    /// Second half: what belongs into the path is taken out of the payload. Gives the path, if the row
+    /// decides it.
+    pub fn address(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Option<Box<str>>, String> {
+        let mut path = match &self.path {
+            Some(path) => Some(self.fill(path, view)?),
+            None => None,
+        };
+        if self.proof == Proof::EachPayload && !matches!(self.maker, Maker::Nothing) {
+            let from_payload = self.prove(out)?;
+            path = path.or(from_payload);
+        }
+        if self.call.method == Method::Delete {
+            out.clear();
+        }
+        Ok(path.map(String::into_boxed_str))
+    }
+
+    /// Looks at a payload, and takes out of it what belongs into the path. Gives the path, if it does.
+    fn prove(&self, out: &mut Vec<u8>) -> Result<Option<String>, String> {
+        let value: serde_json::Value = serde_json::from_str(&encoding::to_utf8(out))
+            .map_err(|_| "the payload is nested too deeply".to_owned())?;
+        if let Some(refusal) = payload::refusal(&self.call, &value) {
+            return Err(refusal);
+        }
+        if !self.call.takes_from_payload() {
+            return Ok(None);
+        }
+        let (path, body) = payload::request(&self.call, value)?;
+        out.clear();
+        if let Some(body) = body {
+            out.extend_from_slice(&encoding::json_to_server(&body.to_string()));
+        }
+        Ok(path)
+    }
+
+    fn fill(&self, path: &PathTemplate, view: &RowView<'_>) -> Result<String, String> {
+        let rendering = liquid::Rendering::new(view);
+        let mut filled = String::new();
+        for piece in &path.pieces {
+            match piece {
+                PathPiece::Literal(text) => filled.push_str(text),
+                PathPiece::Hole(hole) => {
+                    filled.push_str(&payload::percent_encode_segment(&hole.text(&rendering)?)?);
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+fn bind_mapper(signature: &str, sources: &Sources) -> Result<Mapper, String> {
+    let columns: Vec<(String, i16)> =
+        sources.columns.iter().map(|column| (column.name.clone(), column.number)).collect();
+    match crate::pg::xact::protected(|| Mapper::bind(signature, &columns)) {
+        Ok(Some(mapper)) => Ok(mapper),
+        Ok(None) => Err(format!("mapper {signature} does not exist (any more)")),
+        Err(caught) => Err(format!("mapper {signature} cannot be called: SQLSTATE {}", caught.sqlstate)),
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Mistake { place, mistake } => {
+                write!(f, "the {place} cannot be used: {} at {}", mistake.what, mistake.at)
+            }
+            Fault::Missing { missing, .. } => missing.fmt(f),
+        }
+    }
+}

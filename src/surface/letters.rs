@@ -1,0 +1,92 @@
+//! Letters: what giving dead letters another try needs Rust for.
+
+use crate::pg::trigger::{self, Apart};
+use crate::pg::{caller, encoding, xact};
+use crate::recipe::Made;
+use crate::sync::{self, Wanted};
+use crate::{buffer::Operation, outbox};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Renders the row of a dead letter again, by the sync as it is now. Gives the payload, in the
+/// database's encoding, and the path; or that there is nothing to send any more; or the reason why it
+/// still cannot be rendered. The rows are JSON text, in the database's encoding too.
+#[pg_extern(name = "_render_letter", volatile)]
+#[allow(clippy::type_complexity, reason = "one row of four columns")]
+fn render_letter(
+    sync_id: i32,
+    operation: &str,
+    source_row: &[u8],
+    old_row: Option<&[u8]>,
+) -> TableIterator<
+    'static,
+    (
+        name!(payload, Option<Vec<u8>>),
+        name!(path, Option<String>),
+        name!(skipped, bool),
+        name!(reason, Option<Vec<u8>>),
+    ),
+> {
+    TableIterator::once(match render(sync_id, operation, source_row, old_row) {
+        Ok((payload, Made::Message(path))) => (Some(payload), path.map(String::from), false, None),
+        Ok((_, Made::Skipped)) => (None, None, true, None),
+        Err(reason) => (None, None, false, Some(encoding::storable(&reason).into_bytes())),
+    })
+}
+
+fn render(
+    sync_id: i32,
+    operation: &str,
+    source_row: &[u8],
+    old_row: Option<&[u8]>,
+) -> Result<(Vec<u8>, Made), String> {
+    let gone = || "the sync is gone".to_owned();
+    let tables = outbox::tables().ok_or_else(gone)?;
+    let stored = sync::stored(&tables, &Wanted::Numbered(sync_id)).ok_or_else(gone)?;
+    let operation = match operation {
+        "i" => Operation::Insert,
+        "u" => Operation::Update,
+        _ => Operation::Delete,
+    };
+    // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
+    let relation =
+        unsafe { pgrx::PgRelation::with_lock(stored.source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    let relation = relation.as_ptr();
+    let recipe = stored.bind(relation)?;
+    let table = trigger::qualified_name(stored.source);
+    let rows = [Some(source_row), old_row];
+    let parameters: Vec<&[u8]> = rows.into_iter().flatten().collect();
+    let selects: Vec<String> = (1..=parameters.len())
+        .map(|number| format!("select pg_catalog.json_populate_record(null::{table}, ${number})"))
+        .collect();
+    let query = encoding::to_server(&selects.join(" union all "));
+    let mut payload = Vec::new();
+    let made = xact::protected(|| {
+        caller::query(&query, &parameters, |rows| {
+            let rows: Vec<Apart> = rows.into_iter().flatten().map(|row| Apart::new(row, relation)).collect();
+            let (row, old) = (rows.first()?.tuple(), rows.get(1).map(Apart::tuple));
+            // A deleted row is its own older version.
+            let old = if operation == Operation::Delete { Some(row) } else { old };
+            Some(recipe.make(operation, row, old, &mut payload))
+        })
+    });
+    match made {
+        Ok(made) => Ok((payload, made.flatten().ok_or_else(|| "the kept row is empty".to_owned())??)),
+        Err(caught) => Err(format!("the kept row no longer fits the table: SQLSTATE {}", caught.sqlstate)),
+    }
+}
+
+/// Which of some dead letters a filter picks. `letters` is a JSON array of rows of
+/// `lago_push.dead_letters`; both are in the database's encoding. The filter is the caller's SQL, and
+/// runs with the caller's rights, which need not include those to read other syncs' letters.
+#[pg_extern(name = "_filter_letters", volatile)]
+fn filter_letters(filter: &[u8], letters: &[u8]) -> Vec<i64> {
+    const BEFORE: &[u8] = b"select dead_letters.id from pg_catalog.json_to_recordset($1) as dead_letters (
+        id bigint, sync text, operation text, payload text, path text, source_row jsonb, reason text,
+        reply_status integer, reply text, attempts integer, died_at timestamptz) where (";
+    let query = [BEFORE, filter, b"\n)"].concat();
+    let ids = caller::query(&query, &[letters], |rows| {
+        rows.into_iter().flatten().map(|id| id.value() as i64).collect::<Vec<_>>()
+    });
+    ids.unwrap_or_default()
+}
