@@ -35,6 +35,7 @@ mod json;
 mod lane;
 mod launcher;
 mod liquid;
+mod nearest;
 mod outbox;
 mod payload;
 mod pg;
