@@ -115,9 +115,16 @@ comment on function lago_push._check_schedule(text) is 'Internal: refuses a sche
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
 comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
 comment on function lago_push._execute_as_caller(bytea) is 'Internal: runs a command with the rights of the role that called.';
+comment on function lago_push._filter_letters(bytea, bytea) is 'Internal: which dead letters a filter picks, by the caller''s rights.';
 comment on function lago_push._has_captured() is 'Internal: whether the calling transaction has captured rows.';
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._render_letter(integer, text, bytea, bytea) is 'Internal: renders the row of a dead letter again.';
+comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
+comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';
+comment on function lago_push._suggest(bytea, bytea, bytea, text[], bytea) is 'Internal: drafts a template.';
+comment on function lago_push._user_agent() is 'Internal: what lago_push calls itself.';
 comment on function lago_push._wake() is 'Internal: makes changed definitions known when the transaction commits.';
+comment on function lago_push._wake_for_messages() is 'Internal: wakes the worker for messages written by a function.';
 comment on function lago_push._workers() is 'Internal: source of the view workers.';

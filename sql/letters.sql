@@ -11,7 +11,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted lago_push.sync := lago_push._sync(_redrive.sync);
-    chosen bigint[];
+    page bigint[];
     letter lago_push.dead_letter;
     again record;
     from_id bigint := -1;
@@ -24,17 +24,17 @@ begin
     perform pg_current_xact_id();
     loop
         -- Some at a time: there may be millions.
-        select array_agg(l.id) into chosen
+        select array_agg(l.id) into page
           from (select l.id from lago_push.dead_letter l
                  where l.sync_id = wanted.id and l.id > from_id order by l.id limit 1000) l;
-        exit when chosen is null;
-        from_id := chosen[cardinality(chosen)];
+        exit when page is null;
+        from_id := page[cardinality(page)];
         if _redrive.filter is not null then
-            chosen := lago_push._filter_letters(
+            page := lago_push._filter_letters(
                 convert_to(_redrive.filter, getdatabaseencoding()),
-                (select convert_to(json_agg(d)::text, getdatabaseencoding()) from lago_push.dead_letters d where d.id = any (chosen)));
+                (select convert_to(json_agg(d)::text, getdatabaseencoding()) from lago_push.dead_letters d where d.id = any (page)));
         end if;
-        for letter in select l.* from lago_push.dead_letter l where l.id = any (chosen) order by l.id for update loop
+        for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
             select letter.payload as payload, letter.path as path, false as skipped, null::text as reason into again;
             if letter.payload is null then
                 if letter.source_row is null then

@@ -221,6 +221,11 @@ begin
     if coalesce(trimmed, '') = '' then
         return null;
     end if;
+    -- Told apart by their looks: as an interval, '*/5 * * * *' would be read as five seconds.
+    if trimmed ~ '\*' or trimmed ~ '^[-0-9,/]+\s+[-0-9,/]+(\s|$)' then
+        perform lago_push._check_schedule(trimmed);
+        return trimmed;
+    end if;
     begin
         span := regexp_replace(trimmed, '^every\s+', '', 'i')::interval;
     exception when others then

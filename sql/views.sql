@@ -83,13 +83,13 @@ select l.id,
        l.sync_name as sync,
        case l.operation when 'i' then 'insert' when 'u' then 'update' else 'delete' end as operation,
        l.payload,
-       l.path,
        l.source_row::jsonb as source_row,
        l.reason,
        l.reply_status,
        l.reply,
        l.attempts,
-       l.died_at
+       l.died_at,
+       l.path
   from lago_push.dead_letter l;
 comment on view lago_push.dead_letters is 'One row per message that Lago rejected or row that could not be rendered, with the reason.';
 comment on column lago_push.dead_letters.payload is 'what was sent; null if the row could not be rendered';

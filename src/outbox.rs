@@ -445,6 +445,14 @@ impl Settlement {
 /// How long keeping replies may take, users' triggers included: meanwhile nothing is delivered.
 const KEEPING_LIMIT: Duration = Duration::from_secs(10);
 
+/// How keeping replies went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// In time; not necessarily without errors.
+    InTime,
+    TooLong,
+}
+
 /// Keeps replies, in the current transaction. What goes wrong with one, in a user's trigger most
 /// likely, costs that reply and nothing else. Gives what could not be kept, by sync.
 fn keep_replies(statements: &Statements, replies: &[Kept]) -> BTreeMap<i32, String> {
@@ -509,11 +517,13 @@ fn unkept_reason(sqlstate: &str) -> String {
 }
 
 /// Writes a settlement down, in the current transaction.
-pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<()> {
+pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Keeping> {
     // First, while the messages are there.
-    for (sync, sqlstate) in keep_replies(statements, &settlement.replies) {
+    let unkept = keep_replies(statements, &settlement.replies);
+    let took_too_long = unkept.values().any(|sqlstate| sqlstate == xact::CANCELED);
+    for (sync, sqlstate) in unkept {
         let reason = unkept_reason(&sqlstate);
-        pgrx::warning!("lago_push kept a reply of sync {sync} not: {reason}");
+        pgrx::warning!("lago_push could not keep a reply of sync {sync}: {reason}");
         settlement.accounts.entry(sync).or_default().last_error = Some(reason);
     }
     let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
@@ -578,6 +588,6 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<()>
                 ],
             )?;
         }
-        Ok(())
+        Ok(if took_too_long { Keeping::TooLong } else { Keeping::InTime })
     })
 }

@@ -7,6 +7,7 @@ use crate::buffer::Operation;
 use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand};
 use crate::json;
 use crate::liquid::{self, Datum, Expression, Program, Side};
+use crate::nearest::nearest;
 use crate::pg::cell::{Kind, Unwritable};
 use crate::pg::encoding;
 use crate::pg::trigger::Tuple;
@@ -111,7 +112,8 @@ pub struct Missing {
 
 impl Missing {
     pub fn new(column: &str, at: Position, columns: &[Column]) -> Missing {
-        let nearest = nearest(column, columns.iter().map(|column| column.name.as_str()));
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let nearest = nearest(column, &names).map(str::to_owned);
         Missing { column: column.to_owned(), at, nearest }
     }
 }
@@ -292,47 +294,5 @@ fn explain(column: &str, why: &Unwritable) -> String {
         Unwritable::Failed { sqlstate } => format!(
             "column \"{column}\" could not be converted: its type's function failed with SQLSTATE {sqlstate}"
         ),
-    }
-}
-
-/// The name closest to `wanted`, if one is close enough to be what was meant.
-fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let most = wanted.chars().count().div_ceil(3).max(1);
-    names
-        .map(|name| (distance(wanted, name), name))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, name)| name.to_owned())
-}
-
-/// Edits between two names, letter case aside (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_is_recognized_and_a_different_name_is_not() {
-        let names = ["subscription", "created_at", "Amount"];
-        let near = |wanted| nearest(wanted, names.into_iter());
-        assert_eq!(near("subscriptoin").as_deref(), Some("subscription"));
-        assert_eq!(near("createdat").as_deref(), Some("created_at"));
-        assert_eq!(near("amount").as_deref(), Some("Amount"));
-        assert_eq!(near("x"), None);
-        assert_eq!(near("region"), None);
     }
 }

@@ -3,10 +3,18 @@
 //! Each file is a chapter; [`stage`] is what they share. pgrx wants every test in a module named
 //! `tests` and puts all of them into one SQL schema, so a test's name must be new in all chapters.
 
+mod addresses;
+mod alterations;
 mod capture;
 mod catalog;
+mod choices;
 mod dead_letters;
+mod definitions;
 mod destinations;
+mod letters;
+mod liquids;
+mod mappers;
+mod previews;
 mod privileges;
 mod stage;
 mod syncs;

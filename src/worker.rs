@@ -126,6 +126,8 @@ struct Worker {
     ticks: Ticks,
     /// Messages whose call was begun by an earlier worker, and their syncs.
     lost: Vec<(i64, i32)>,
+    /// A trigger on them took too long.
+    no_replies_until: Option<Instant>,
     /// When expired replies were last removed.
     expired_at: Option<Instant>,
     /// Whatever was committed by then has been seen.
@@ -152,6 +154,7 @@ impl Worker {
             strangers: BTreeMap::new(),
             ticks: Ticks::default(),
             lost: Vec::new(),
+            no_replies_until: None,
             expired_at: None,
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),

@@ -4,9 +4,9 @@
 #![forbid(unsafe_code)]
 
 use super::nature::{Nature, begins_with_date, is_currency, nature};
-use super::nearest::nearest;
 use super::{Batch, Endpoint, LATEST_PLAUSIBLE_SECONDS, Listing};
 use crate::call::{Call, Method};
+use crate::nearest::nearest;
 use crate::template::{Key, Mistake, MistakeKind, Piece, Position, Shape, Subject, Template};
 
 const START: Position = Position { line: 1, column: 1 };
@@ -118,6 +118,11 @@ fn check_shape(endpoint: &Endpoint, key: &Key, needed: bool) -> Result<(), Mista
     let nature = nature(endpoint, name);
     let sample = || format!("write \"{name}\": {}", sample(nature));
     match (nature, &key.value) {
+        (Nature::UnixSeconds, Shape::Text(text) | Shape::Bare(text)) if is_beyond_seconds(text) => refuse(
+            at,
+            format!("\"{name}\" is too large for Unix seconds: it looks like milliseconds"),
+            "write seconds: Lago answers 200 to milliseconds and never bills them",
+        ),
         (Nature::UnixSeconds, Shape::Text(text) | Shape::Bare(text)) if !is_unix_seconds(text) => refuse(
             at,
             format!("\"{name}\" is not a time in Unix seconds"),
@@ -219,8 +224,13 @@ fn is_escaped(text: &str) -> bool {
 }
 
 fn is_unix_seconds(text: &str) -> bool {
+    crate::json::is_plain_decimal(text.as_bytes()) && !is_beyond_seconds(text)
+}
+
+/// Whether text is a number of millennia when it is read as seconds.
+fn is_beyond_seconds(text: &str) -> bool {
     crate::json::is_plain_decimal(text.as_bytes())
-        && text.parse::<f64>().is_ok_and(|seconds| seconds < LATEST_PLAUSIBLE_SECONDS)
+        && text.parse::<f64>().is_ok_and(|seconds| seconds >= LATEST_PLAUSIBLE_SECONDS)
 }
 
 fn is_whole(text: &str) -> bool {

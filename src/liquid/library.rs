@@ -96,7 +96,7 @@ pub fn date<'r>(
     let moment = match &input {
         Value::Moment(moment) => from_micros(i128::from(moment.unix_micros)),
         Value::Number(number) => number.as_micros().and_then(from_micros),
-        Value::Text(text) => match super::number::Number::parse(text) {
+        Value::Text(text) => match input.as_number() {
             Some(Ok(number)) => number.as_micros().and_then(from_micros),
             Some(Err(_)) => None,
             None => iso(text.trim()).or_else(|| DateTime::from_str(text).map(|moment| *moment)),

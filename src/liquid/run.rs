@@ -167,12 +167,16 @@ pub(super) fn write_hole(
     rendering: &Rendering<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Reason> {
-    let from = out.len();
     let value = Frame::new(rendering, 0).chain(&expression.chain)?;
-    value
-        .write(expression.place, expression.times, rendering, out)
-        .and_then(|()| rendering.check_size(out.len() - from))
-        .map_err(|why| format!("the hole at {}: {why}", expression.at))
+    let (place, times) = (expression.place, expression.times);
+    let written = if value.is_collection() {
+        // A buffer of its own, because what is in `out` already does not count.
+        let mut made = Vec::new();
+        value.write(place, times, rendering, &mut made).map(|()| out.extend_from_slice(&made))
+    } else {
+        value.write(place, times, rendering, out)
+    };
+    written.map_err(|why| format!("the hole at {}: {why}", expression.at))
 }
 
 pub(super) fn hole_text(expression: &Expression, rendering: &Rendering<'_>) -> Result<String, Reason> {
@@ -195,8 +199,19 @@ impl<'r, 'row> Frame<'r, 'row> {
         Frame { rendering, variables: vec![Value::Nil; slots], around: None }
     }
 
+    /// A value, paid for by its length.
     fn operand(&self, operand: &'r Operand) -> Result<Value<'r>, Reason> {
         self.rendering.step(1)?;
+        let value = self.value(operand)?;
+        match &value {
+            Value::Number(number) => self.rendering.step(number.weight() / 8)?,
+            Value::Text(text) => self.rendering.step(text.len() as u64 / 1024)?,
+            _ => {}
+        }
+        Ok(value)
+    }
+
+    fn value(&self, operand: &'r Operand) -> Result<Value<'r>, Reason> {
         Ok(match operand {
             Operand::Nil => Value::Nil,
             Operand::Bool(value) => Value::Bool(*value),

@@ -275,6 +275,19 @@ fn json_numbers_lose_their_exponent_and_nothing_else() {
 }
 
 #[test]
+fn what_a_buffer_holds_already_does_not_count_against_a_row() {
+    let template = template::parse("{{ row.meta | json }}").expect("valid");
+    let row = row();
+    let mut out = vec![b' '; 17 << 20];
+    for piece in &template.pieces {
+        if let Piece::Expression(expression) = piece {
+            expression.render(&Rendering::new(&row), &mut out).expect("renders");
+        }
+    }
+    assert!(out.ends_with(b"}"));
+}
+
+#[test]
 fn a_column_is_read_once_and_only_if_it_is_needed() {
     let row = row();
     render_with(
@@ -553,6 +566,19 @@ fn no_template_runs_for_ever_or_fills_the_memory() {
     ] {
         let reason = render_with(template, &row()).expect_err(template);
         assert!(reason.contains(why), "{template}: {reason}");
+    }
+    let long = FakeRow::new(&[
+        ("text", Datum::Text("1".repeat(1_000_000))),
+        ("j", Datum::Json(json!(["x".repeat(1_000_000)]))),
+    ]);
+    for template in [
+        r#""{% for i in (1..900000) %}{% if row.text > i %}{% endif %}{% endfor %}""#,
+        r#""{% for i in (1..900000) %}{% if row.text contains "2" %}{% endif %}{% endfor %}""#,
+        r#""{% for i in (1..900000) %}{% if row.text.size > i %}{% endif %}{% endfor %}""#,
+        r#""{% for i in (1..900000) %}{% assign x = row.j | join %}{% endfor %}""#,
+        r#""{% for i in (1..900000) %}{% assign x = 1.5 | round: 100000 %}{% endfor %}""#,
+    ] {
+        assert!(render_with(template, &long).expect_err(template).contains(steps), "{template}");
     }
     let numeric = FakeRow::new(&[("n", Datum::Decimal(format!("1{}", "0".repeat(131_071))))]);
     assert!(

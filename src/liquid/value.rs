@@ -5,7 +5,7 @@
 //! is escaped text, in value position everything is one JSON value.
 #![forbid(unsafe_code)]
 
-use super::number::Number;
+use super::number::{Impossible, Number};
 use super::run::Rendering;
 use super::{Reason, Side};
 use crate::json;
@@ -80,6 +80,10 @@ pub enum Times {
 /// Why a number out of a row cannot be used.
 pub const TOO_LARGE: &str = "a number is too large";
 
+/// The longest text or JSON number that is read as a number. It would be read again at every use,
+/// which takes the square of its length; a `numeric` column is read once and may be longer.
+const LONGEST_NUMBER_TEXT: usize = 1000;
+
 impl<'r> Value<'r> {
     pub fn made(text: String) -> Value<'r> {
         Value::Text(Text::Made(text.into()))
@@ -96,7 +100,7 @@ impl<'r> Value<'r> {
             Json::String(text) => Value::Text(Text::Borrowed(text)),
             Json::Number(number) => match number.as_i64() {
                 Some(integer) => Value::Number(Number::Integer(integer)),
-                None => match Number::parse(number.as_str()) {
+                None => match parse(number.as_str()) {
                     Some(Ok(number)) => Value::Number(number),
                     _ => return Err(TOO_LARGE.into()),
                 },
@@ -131,10 +135,10 @@ impl<'r> Value<'r> {
     }
 
     /// The number this is or looks like.
-    pub fn as_number(&self) -> Option<Result<Number, super::number::Impossible>> {
+    pub fn as_number(&self) -> Option<Result<Number, Impossible>> {
         match self {
             Value::Number(number) => Some(Ok(number.clone())),
-            Value::Text(text) => Number::parse(text),
+            Value::Text(text) => parse(text),
             _ => None,
         }
     }
@@ -236,7 +240,10 @@ impl<'r> Value<'r> {
             }
             Value::Side(side) => return rendering.column(*side, name),
             Value::Loop(state) => return Ok(state.named(name)),
-            Value::Text(text) if name == "size" => return Ok(Value::integer(text.chars().count())),
+            Value::Text(text) if name == "size" => {
+                rendering.step(text.len() as u64 / 1024)?;
+                return Ok(Value::integer(text.chars().count()));
+            }
             Value::Text(_) => return Ok(Value::Nil),
             _ => {}
         }
@@ -428,6 +435,15 @@ impl<'r> Value<'r> {
     }
 }
 
+fn parse(text: &str) -> Option<Result<Number, Impossible>> {
+    if text.len() > LONGEST_NUMBER_TEXT {
+        return text
+            .starts_with(|c: char| c == '-' || c.is_ascii_digit())
+            .then_some(Err(Impossible::TooLarge));
+    }
+    Number::parse(text)
+}
+
 const LOOP_NAMES: &[&str] = &["index", "index0", "rindex", "rindex0", "first", "last", "length"];
 
 impl LoopState {
@@ -487,7 +503,10 @@ fn write_json<'r>(json: &'r Json, rendering: &'r Rendering<'_>, out: &mut Vec<u8
         Json::Number(number) if !number.as_str().contains(['e', 'E']) => {
             out.extend_from_slice(number.as_str().as_bytes());
         }
-        Json::String(text) => push_string(out, text),
+        Json::String(text) => {
+            rendering.step(text.len() as u64 / 1024)?;
+            push_string(out, text);
+        }
         Json::Null | Json::Bool(_) | Json::Number(_) => {
             Value::from_json(json)?.write_value(rendering, out)?
         }

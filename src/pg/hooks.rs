@@ -233,10 +233,30 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
             *text = unsafe { pg_sys::MemoryContextStrdup(entry.assoc_context, hidden.as_ptr()) };
         }
     }
+    if entry.elevel >= pgrx::PgLogLevel::ERROR as i32 && !entry.context.is_null() {
+        // SAFETY: a C string of the report.
+        let context = unsafe { CStr::from_ptr(entry.context) };
+        entry.context = match beyond_ours(context) {
+            None => entry.context,
+            Some([]) => std::ptr::null_mut(),
+            // SAFETY: the end of the same string.
+            Some(rest) => unsafe { entry.context.add(context.count_bytes() - rest.len()) },
+        };
+    }
     if let Some(Some(previous)) = PREVIOUS_LOG.get() {
         // SAFETY: a hook another library installed before us, called as the server would.
         unsafe { previous(report) };
     }
+}
+
+/// What is left of an error's context once the lines about our own functions are taken away, which tell
+/// whoever called one of them nothing; none if there are no such lines. Innermost lines come first.
+fn beyond_ours(context: &CStr) -> Option<&[u8]> {
+    const OURS: &[u8] = b"PL/pgSQL function lago_push._";
+    let bytes = context.to_bytes();
+    let last = bytes.windows(OURS.len()).rposition(|window| window == OURS)?;
+    let end = bytes[last..].iter().position(|byte| *byte == b'\n');
+    Some(end.map_or(&[], |end| &bytes[last + end + 1..]))
 }
 
 /// Whether a log line is the server quoting a statement (and not lago_push speaking of a function).
@@ -244,4 +264,22 @@ fn statement_text(text: *const core::ffi::c_char) -> bool {
     // SAFETY: checked by the caller not to be null; a C string.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     ["statement:", "execute ", "parse ", "bind ", "duration:"].iter().any(|mark| text.contains(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beyond_ours;
+
+    #[test]
+    fn a_context_keeps_what_is_not_ours() {
+        let beyond = |context| beyond_ours(context).map(|rest| String::from_utf8_lossy(rest).into_owned());
+        let ours = c"SQL statement \"select 1\"\nPL/pgSQL function lago_push._check(text) line 2 at PERFORM\nPL/pgSQL function lago_push._create_sync(text) line 7 at PERFORM";
+        assert_eq!(beyond(ours).as_deref(), Some(""));
+        let called = c"PL/pgSQL function lago_push._pause(text) line 7 at RAISE\nSQL statement \"select lago_push.pause('x')\"\nPL/pgSQL function own() line 3 at PERFORM";
+        assert_eq!(
+            beyond(called).as_deref(),
+            Some("SQL statement \"select lago_push.pause('x')\"\nPL/pgSQL function own() line 3 at PERFORM")
+        );
+        assert_eq!(beyond(c"PL/pgSQL function own() line 3 at PERFORM"), None);
+    }
 }

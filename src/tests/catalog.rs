@@ -24,53 +24,80 @@ mod tests {
         // What people type, and its signature, is a contract; what begins with an underscore is not, but
         // must not appear unnoticed either.
         const LISTED: &[&str] = &[
-            "function lago_push._as_caller(text)",
-            "function lago_push._check_filter(bytea)",
-            "function lago_push._has_unwritten(integer)",
-            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
-            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
-            "function lago_push._set_api_key(text,text)",
-            "function lago_push._hold(text)",
-            "function lago_push._release(text)",
-            "function lago_push._drop_destination(text)",
-            "function lago_push._create_sync(text,regclass,text,text,text,text[],name[],text,integer,text)",
-            "function lago_push._attach(integer)",
             "function lago_push._activate(text)",
-            "function lago_push._pause(text)",
-            "function lago_push._resume(text)",
-            "function lago_push._drop_sync(text,boolean)",
-            "function lago_push._flush(text,interval)",
+            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push._as_caller(text)",
+            "function lago_push._as_jsonb(text)",
+            "function lago_push._attach(integer)",
             "function lago_push._caller()",
+            "function lago_push._check_columns(regclass,text,name[],text)",
             "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean)",
+            "function lago_push._check_filter(bytea)",
+            "function lago_push._check_headers(jsonb)",
+            "function lago_push._check_mapper(text,regclass)",
             "function lago_push._check_proxy(text)",
+            "function lago_push._check_recipe(bytea,oid,bytea,text,bytea,text,text[],bytea,boolean)",
+            "function lago_push._check_schedule(text)",
             "function lago_push._check_source(regclass)",
-            "function lago_push._check_template(bytea,oid,text,text[])",
+            "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
+            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push._destination_id(text)",
+            "function lago_push._destination_of(text,text)",
+            "function lago_push._detach(lago_push.sync)",
+            "function lago_push._drop_destination(text)",
+            "function lago_push._drop_sync(text,boolean)",
             "function lago_push._endpoints()",
             "function lago_push._execute_as_caller(bytea)",
+            "function lago_push._filter_letters(bytea,bytea)",
+            "function lago_push._flush(text,interval)",
             "function lago_push._has_captured()",
+            "function lago_push._has_unwritten(integer)",
             "function lago_push._hide_statement(text)",
+            "function lago_push._hold(text)",
             "function lago_push._in_flight()",
+            "function lago_push._pause(text)",
+            "function lago_push._preview(text,integer)",
+            "function lago_push._redrive(text,text)",
+            "function lago_push._release(text)",
+            "function lago_push._render_letter(integer,text,bytea,bytea)",
+            "function lago_push._rendered(integer,integer)",
+            "function lago_push._resume(text)",
+            "function lago_push._schedule(text)",
+            "function lago_push._send(integer,text,bytea,boolean)",
+            "function lago_push._send_test(text,jsonb)",
+            "function lago_push._set_api_key(text,text)",
             "function lago_push._store_api_key(integer,text)",
+            "function lago_push._suggest(bytea,bytea,bytea,text[],bytea)",
+            "function lago_push._suggest_template(regclass,text)",
             "function lago_push._sync(text)",
             "function lago_push._sync_named(text)",
             "function lago_push._triggers(text)",
+            "function lago_push._try_to_attach(integer)",
+            "function lago_push._user_agent()",
             "function lago_push._wake()",
+            "function lago_push._wake_for_messages()",
             "function lago_push._workers()",
             "function lago_push.activate(text)",
             "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push.capture()",
             "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
-            "function lago_push.create_sync(text,regclass,text,text,text,text[],name[],text,integer,text)",
+            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
             "function lago_push.flush(text,interval)",
             "function lago_push.hold(text)",
             "function lago_push.pause(text)",
+            "function lago_push.preview(text,integer)",
+            "function lago_push.redrive(text,text)",
             "function lago_push.release(text)",
             "function lago_push.resume(text)",
+            "function lago_push.send_test(text,jsonb)",
             "function lago_push.set_api_key(text,text)",
+            "function lago_push.suggest_template(regclass,text)",
             "sequence lago_push.destination_id_seq",
             "sequence lago_push.message_id",
             "sequence lago_push.sync_id_seq",
@@ -80,12 +107,14 @@ mod tests {
             "table lago_push.destination",
             "table lago_push.destination_health",
             "table lago_push.message",
+            "table lago_push.reply",
             "table lago_push.retry",
             "table lago_push.sync",
             "view lago_push.dead_letters",
             "view lago_push.destinations",
             "view lago_push.endpoints",
             "view lago_push.outbox",
+            "view lago_push.replies",
             "view lago_push.status",
             "view lago_push.workers",
         ];
@@ -126,9 +155,12 @@ mod tests {
         );
         assert_eq!(
             parameters("create_sync"),
-            "name text, source regclass, template text, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, \
-             operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, \
-             batch_size integer DEFAULT 100, on_error text DEFAULT 'dead_letter'::text"
+            "name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, \
+             destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], \
+             columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], \
+             method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, \
+             batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, \
+             on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text"
         );
         for (function, expected) in [
             ("set_api_key", "destination text, api_key text"),
@@ -139,20 +171,31 @@ mod tests {
             ("pause", "sync text"),
             ("resume", "sync text"),
             ("drop_sync", "sync text, discard boolean DEFAULT false"),
+            (
+                "preview",
+                "sync text, rows integer DEFAULT 5, OUT operation text, OUT method text, OUT url text, OUT headers jsonb, OUT body jsonb, OUT warnings text[]",
+            ),
+            (
+                "send_test",
+                "sync text, body jsonb DEFAULT NULL::jsonb, OUT status integer, OUT reply jsonb, OUT verdict text, OUT message text, OUT duration interval",
+            ),
+            ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
+            ("redrive", "sync text, filter text DEFAULT NULL::text"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
         }
-        let altered = texts(
-            "select unnest(p.proargnames) from pg_proc p where p.oid = 'lago_push.alter_destination'::regproc",
-        );
-        let created = texts(
-            "select unnest(p.proargnames) from pg_proc p where p.oid = 'lago_push.create_destination'::regproc",
-        );
-        assert_eq!(altered, created);
-        let required = text(
-            "select (p.pronargs - p.pronargdefaults)::text from pg_proc p where p.oid = 'lago_push.alter_destination'::regproc",
-        );
-        assert_eq!(required, "1");
+        for of in ["destination", "sync"] {
+            let names = |verb| {
+                texts(&format!(
+                    "select unnest(p.proargnames) from pg_proc p where p.oid = 'lago_push.{verb}_{of}'::regproc"
+                ))
+            };
+            assert_eq!(names("alter"), names("create"));
+            let required = text(&format!(
+                "select (p.pronargs - p.pronargdefaults)::text from pg_proc p where p.oid = 'lago_push.alter_{of}'::regproc"
+            ));
+            assert_eq!(required, "1", "alter_{of}");
+        }
     }
 
     #[pg_test]
@@ -166,10 +209,11 @@ mod tests {
                 "destinations",
                 "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error",
             ),
-            ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload"),
+            ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload path"),
+            ("replies", "id sync operation payload status reply replied_at"),
             (
                 "dead_letters",
-                "id sync operation payload source_row reason reply_status reply attempts died_at",
+                "id sync operation payload source_row reason reply_status reply attempts died_at path",
             ),
             ("workers", "database pid state started_at last_activity messages_per_second"),
             ("endpoints", "name method path root required batch idempotent example"),
@@ -196,6 +240,9 @@ mod tests {
             ("outbox", "payload", "text"),
             ("endpoints", "required", "text[]"),
             ("endpoints", "idempotent", "boolean"),
+            ("replies", "payload", "jsonb"),
+            ("replies", "reply", "jsonb"),
+            ("replies", "status", "integer"),
         ] {
             assert_eq!(type_of(view, column), promised, "{view}.{column}");
         }
@@ -325,7 +372,7 @@ mod tests {
             texts(
                 "select concat_ws(' ', name, method, path, root, required, batch, idempotent) from lago_push.endpoints"
             ),
-            ["event POST /events event {transaction_id,external_subscription_id,code,timestamp} 100 t"]
+            ["EVENTROWS"]
         );
     }
 }

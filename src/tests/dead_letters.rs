@@ -2,15 +2,10 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::tests::stage::{self, activate, activate_for_value, refuses, run, text, texts};
+    use crate::tests::stage::{self, activate, activate_for_value, reasons, refuses, run, text, texts};
     use pgrx::prelude::*;
 
     const NOTHING: [&str; 0] = [];
-
-    fn reasons() -> Vec<String> {
-        stage::reach_the_end();
-        texts("select reason from lago_push.dead_letters order by id")
-    }
 
     /// The one column `v` of a table is an event's timestamp; which of the values die, and why.
     fn timestamps(column_type: &str, values: &str) -> (Vec<String>, Vec<String>) {

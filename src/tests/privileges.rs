@@ -6,8 +6,9 @@ mod tests {
     use pgrx::prelude::*;
 
     const DENIED: &str = "42501";
-    const VIEWS: [&str; 6] = ["status", "destinations", "workers", "endpoints", "outbox", "dead_letters"];
-    const TABLES: [&str; 8] = [
+    const VIEWS: [&str; 7] =
+        ["status", "destinations", "workers", "endpoints", "outbox", "dead_letters", "replies"];
+    const TABLES: [&str; 9] = [
         "destination",
         "api_key",
         "destination_health",
@@ -16,6 +17,7 @@ mod tests {
         "message",
         "retry",
         "dead_letter",
+        "reply",
     ];
 
     /// What `work` does is done by a new role.
@@ -46,15 +48,20 @@ mod tests {
                 text("select concat_ws(' ', name, url, state, in_flight) from lago_push.destinations"),
                 "lago https://lago.example/api/v1 open 0"
             );
-            assert_eq!(text("select name from lago_push.endpoints"), "event");
+            assert_eq!(text("select name from lago_push.endpoints where batch > 1"), "event");
             texts("select database::text from lago_push.workers");
-            for relation in ["outbox", "dead_letters"].iter().chain(&TABLES) {
+            for relation in ["outbox", "dead_letters", "replies"].iter().chain(&TABLES) {
                 denied(&format!("select * from lago_push.{relation}"));
             }
             denied("select nextval('lago_push.message_id')");
             denied("select lago_push.hold('lago')");
             denied("select lago_push.flush()");
             denied("select lago_push._check_url('', true)");
+            denied("select * from lago_push.preview('calls')");
+            denied("select * from lago_push._rendered(1, 1)");
+            denied("select * from lago_push.send_test('calls')");
+            denied("select lago_push.redrive('calls')");
+            denied("select lago_push.suggest_template('public.calls')");
         });
     }
 
@@ -156,6 +163,15 @@ mod tests {
                 &format!("create_sync('mine', 'public.calls', '{TEMPLATE}', 'lago')"),
                 // Told that it may not before it is told what the columns are called.
                 "create_sync('mine', 'public.calls', '{')",
+                "create_sync('mine', 'public.calls', mapper => 'pg_catalog.to_jsonb(anyelement)', schedule => '1 hour')",
+                "alter_sync('calls')",
+                "alter_sync('calls', template => '{')",
+                "preview('calls')",
+                "send_test('calls')",
+                "send_test('calls', '{}')",
+                "redrive('calls')",
+                "redrive('calls', 'no expression (')",
+                "suggest_template('public.calls')",
                 "activate('calls')",
                 "pause('calls')",
                 "resume('calls')",
@@ -170,8 +186,9 @@ mod tests {
     fn an_owner_with_execute_makes_uses_and_drops_a_sync() {
         stage::set();
         let needed = "grant usage on schema lago_push to ROLE; grant usage, create on schema public to ROLE;
-            grant execute on function lago_push.create_sync, lago_push.activate, lago_push.pause, lago_push.resume,
-                                      lago_push.drop_sync, lago_push.capture to ROLE";
+            grant execute on function lago_push.create_sync, lago_push.alter_sync, lago_push.activate, lago_push.pause,
+                                      lago_push.resume, lago_push.drop_sync, lago_push.capture, lago_push.preview,
+                                      lago_push.send_test, lago_push.suggest_template, lago_push.redrive to ROLE";
         by_a_new_role("maker", needed, || {
             run("create table public.mine (id int, at timestamptz)");
             run(
@@ -180,8 +197,14 @@ mod tests {
             run("select lago_push.activate('mine')");
             run("insert into public.mine values (0, 'epoch'), (1, 'epoch')");
             run("select lago_push.pause('mine'); select lago_push.resume('mine')");
+            run("select lago_push.alter_sync('mine', batch_size => 5, filter => 'new.id > 1')");
+            run("insert into public.mine values (1, 'epoch'), (2, 'epoch'), (3, null)");
+            stage::reach_the_end();
+            assert_eq!(texts("select operation from lago_push.preview('mine')"), ["insert"; 2]);
+            texts("select lago_push.suggest_template('public.mine')");
+            assert_eq!(text("select lago_push.redrive('mine')::text"), "0");
         });
-        assert_eq!(stage::payloads().len(), 1);
+        assert_eq!(stage::payloads().len(), 2);
         assert_eq!(
             text("select tgrelid::regclass::text from pg_trigger where tgname = 'lago_push_mine'"),
             "mine"
@@ -340,9 +363,15 @@ mod tests {
         let options =
             ", operations => '{insert,update}', columns => '{bytes}', filter => 'new.region = ''eu'''";
         run(&format!("select lago_push.create_sync('calls', 'public.calls', '{TEMPLATE}'{options})"));
+        run(
+            "select lago_push.alter_sync('calls', schedule => '1 hour', headers => '{\"a\": \"b\"}', keep_replies => '1 day', exclude => '{}')",
+        );
+        run("select lago_push.alter_sync('calls', filter => 'new.region = ''eu'' and true')");
         run("select lago_push.activate('calls')");
         run("select lago_push.flush('calls')");
+        run("select * from lago_push.preview('calls'); select lago_push.suggest_template('public.calls')");
         run(INSERT);
+        run("select lago_push.redrive('calls'); select lago_push.redrive('calls', filter => 'id > 0')");
         run("select lago_push.pause('calls'); select lago_push.resume('calls')");
         run("set local search_path = pg_catalog");
         assert_eq!(failure("select lago_push.drop_destination('nothing')"), refused);

@@ -56,6 +56,31 @@ pub fn set() {
     );
 }
 
+/// The fields of an event of `public.calls`, one a line, with `members` in place of those of the same key.
+pub fn event(members: &str) -> String {
+    let fields = [
+        ("transaction_id", r#""transaction_id": "call-{{ row.id }}""#),
+        ("external_subscription_id", r#""external_subscription_id": "{{ row.subscription }}""#),
+        ("code", r#""code": "api_calls""#),
+        ("timestamp", r#""timestamp": {{ row.created_at }}"#),
+    ];
+    let kept =
+        fields.iter().filter(|(key, _)| !members.contains(&format!("\"{key}\""))).map(|(_, member)| *member);
+    let members: Vec<&str> =
+        std::iter::once(members).filter(|members| !members.is_empty()).chain(kept).collect();
+    format!("{{\n  {}\n}}", members.join(",\n  "))
+}
+
+/// The event without one of its fields.
+pub fn event_without(key: &str) -> String {
+    event("")
+        .lines()
+        .filter(|line| !line.contains(&format!("\"{key}\"")))
+        .collect::<Vec<_>>()
+        .join("\n")
+        .replace(",\n}", "\n}")
+}
+
 /// A draft on `public.calls`; `options` are further arguments, each after a comma.
 pub fn draft(name: &str, options: &str) {
     run(&format!("select lago_push.create_sync('{name}', 'public.calls', '{TEMPLATE}'{options})"));
@@ -121,6 +146,26 @@ pub fn reach_the_end() {
 pub fn payloads() -> Vec<String> {
     reach_the_end();
     texts("select m.payload from lago_push.message m order by m.id")
+}
+
+/// What one property of each event captured so far is, as it is written in the payload.
+pub fn properties(name: &str) -> Vec<String> {
+    reach_the_end();
+    texts(&format!(
+        "select (m.payload::json -> 'properties' -> '{name}')::text from lago_push.message m order by m.id"
+    ))
+}
+
+/// The paths captured so far; `null` where the call's own serves.
+pub fn paths() -> Vec<String> {
+    reach_the_end();
+    texts("select m.path from lago_push.message m order by m.id")
+}
+
+/// Why rows captured so far could not be rendered.
+pub fn reasons() -> Vec<String> {
+    reach_the_end();
+    texts("select reason from lago_push.dead_letters order by id")
 }
 
 /// The operations captured so far, one letter each.

@@ -38,7 +38,7 @@ mod tests {
                 "22004",
                 "sync \"calls\" needs a template",
                 "",
-                "select example from lago_push.endpoints shows one.",
+                "select example from lago_push.endpoints shows one; lago_push.suggest_template() drafts one from the table's columns.",
             ],
         );
     }
@@ -54,7 +54,7 @@ mod tests {
                 "42710",
                 "sync \"calls\" already exists",
                 "",
-                "Drop it with lago_push.drop_sync(), or choose another name.",
+                "Change it with lago_push.alter_sync(), drop it with lago_push.drop_sync(), or choose another name.",
             ],
         );
     }
@@ -121,17 +121,22 @@ mod tests {
     #[pg_test]
     fn an_unknown_endpoint_is_refused_with_the_names_there_are() {
         stage::set();
-        for (endpoint, name) in [("'events'", "events"), ("null", ""), ("''", "")] {
+        let names = texts("select name from lago_push.endpoints").join(", ");
+        for endpoint in ["events", "Event", ""] {
             refuses(
-                &create_with(&format!("endpoint => {endpoint}")),
+                &create_with(&format!("endpoint => '{endpoint}'")),
                 [
                     "22023",
-                    &format!("endpoint \"{name}\" is not known"),
+                    &format!("endpoint \"{endpoint}\" is not known"),
                     "",
-                    "Endpoints: event. See lago_push.endpoints.",
+                    &format!(
+                        "Endpoints: {names}; see lago_push.endpoints. Any other call of Lago: give path, and method and root if need be."
+                    ),
                 ],
             );
         }
+        run(&create_with("endpoint => null"));
+        assert_eq!(text("select endpoint from lago_push.sync"), "event");
     }
 
     #[pg_test]
@@ -223,7 +228,6 @@ mod tests {
             assert_eq!((&*code, &*said), (sqlstate, message), "{filter}");
         };
         refuses("new.bytes >", "42601", "syntax error at end of input");
-        refuses("", "42601", "syntax error at or near \")\"");
         refuses("new.nothing > 0", "42703", "column new.nothing does not exist");
         refuses("nothing > 0", "42703", "column \"nothing\" does not exist");
         refuses("new.bytes + 1", "42804", "argument of WHEN must be type boolean, not type numeric");

@@ -2,38 +2,11 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::tests::stage::{self, failure, refuses, run};
+    use crate::tests::stage::{self, event, event_without, failure, refuses, run};
     use pgrx::prelude::*;
 
     fn create(template: &str) -> String {
         format!("select lago_push.create_sync('calls', 'public.calls', $template${template}$template$)")
-    }
-
-    /// The fields of an event, one a line, with `members` in place of those of the same key.
-    fn event(members: &str) -> String {
-        let fields = [
-            ("transaction_id", r#""transaction_id": "call-{{ row.id }}""#),
-            ("external_subscription_id", r#""external_subscription_id": "{{ row.subscription }}""#),
-            ("code", r#""code": "api_calls""#),
-            ("timestamp", r#""timestamp": {{ row.created_at }}"#),
-        ];
-        let kept = fields
-            .iter()
-            .filter(|(key, _)| !members.contains(&format!("\"{key}\"")))
-            .map(|(_, member)| *member);
-        let members: Vec<&str> =
-            std::iter::once(members).filter(|members| !members.is_empty()).chain(kept).collect();
-        format!("{{\n  {}\n}}", members.join(",\n  "))
-    }
-
-    /// The event without one of its fields.
-    fn event_without(key: &str) -> String {
-        event("")
-            .lines()
-            .filter(|line| !line.contains(&format!("\"{key}\"")))
-            .collect::<Vec<_>>()
-            .join("\n")
-            .replace(",\n}", "\n}")
     }
 
     #[pg_test]
@@ -223,16 +196,9 @@ mod tests {
     #[pg_test]
     fn a_time_lago_would_misread_is_refused() {
         stage::set();
-        for time in [
-            "\"2024-03-14T13:09:00Z\"",
-            "\"2024-03-14\"",
-            "1710421740123",
-            "\"1710421740123\"",
-            "1.71e9",
-            "true",
-            "\"\"",
-            "\" 1710421740\"",
-        ] {
+        for time in
+            ["\"2024-03-14T13:09:00Z\"", "\"2024-03-14\"", "1.71e9", "true", "\"\"", "\" 1710421740\""]
+        {
             refuses(
                 &create(&event(&format!("\"timestamp\": {time}"))),
                 [
@@ -240,6 +206,22 @@ mod tests {
                     "template, line 2, column 3: \"timestamp\" is not a time in Unix seconds",
                     "",
                     "write {{ row.created_at }} (a timestamptz column becomes Unix seconds), or seconds, not milliseconds and not ISO 8601",
+                ],
+            );
+        }
+    }
+
+    #[pg_test]
+    fn milliseconds_are_refused_as_what_they_look_like() {
+        stage::set();
+        for time in ["1710421740123", "\"1710421740123\"", "100000000000"] {
+            refuses(
+                &create(&event(&format!("\"timestamp\": {time}"))),
+                [
+                    "22P02",
+                    "template, line 2, column 3: \"timestamp\" is too large for Unix seconds: it looks like milliseconds",
+                    "",
+                    "write seconds: Lago answers 200 to milliseconds and never bills them",
                 ],
             );
         }

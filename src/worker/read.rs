@@ -48,8 +48,8 @@ impl Worker {
             }
             let before = self.known.len();
             self.read_again()?;
-            self.catch_up()?;
             self.read_due()?;
+            self.catch_up()?;
             self.read_on()?;
             self.bury_lost()?;
             if news == News::Yes && !self.more && self.cursor.next_again().is_none() {
@@ -106,22 +106,30 @@ impl Worker {
         Ok(())
     }
 
-    /// What had its tick. It takes half of a lane's room at most, so that syncs without a schedule do
-    /// not wait behind it.
+    /// What had its tick. It takes half of a lane's room, so that syncs without a schedule do not wait
+    /// behind it; and a page at every read where there is any room, so that it does not wait behind them.
     fn read_due(&mut self) -> Result<(), Failure> {
         let syncs: Vec<i32> = self.ticks.due_syncs().collect();
         for sync in syncs {
-            while let Some(range) = self.ticks.due(sync).filter(|_| self.has_room_for_due(sync)) {
+            let mut share = Share::Whole;
+            while let Some(range) = self.ticks.due(sync).filter(|_| self.has_room_for_due(sync, share)) {
                 let page = outbox::read(&self.statements, &Span::Of(range, &[sync]), PAGE)?;
                 self.ticks.read(sync, progress(&page.found, PAGE));
                 self.admit(page.found, Reader::CatchUp);
+                share = Share::Half;
             }
         }
         Ok(())
     }
 
-    fn has_room_for_due(&self, sync: i32) -> bool {
-        let budget = Budget { bytes: self.budget().bytes / 2 };
+    fn has_room_for_due(&self, sync: i32, share: Share) -> bool {
+        let whole = self.budget().bytes;
+        let budget = Budget {
+            bytes: match share {
+                Share::Whole => whole,
+                Share::Half => whole / 2,
+            },
+        };
         let Some(delivery) = self.sync(sync).filter(|delivery| delivery.gate == Gate::Open) else {
             return false;
         };
@@ -149,7 +157,7 @@ impl Worker {
             || !self.strangers.is_empty()
             || self.can_read_on()
             || self.lanes_with_room().any(|lane| lane.behind.is_some())
-            || self.ticks.due_syncs().any(|sync| self.has_room_for_due(sync))
+            || self.ticks.due_syncs().any(|sync| self.has_room_for_due(sync, Share::Half))
     }
 
     /// Whether moving the cursor could give any lane something to do. Where none can take messages it
@@ -332,6 +340,7 @@ impl Worker {
                 lane.pass_over(range.to);
             }
         }
+        self.no_replies_until = None;
         self.directory = Some(directory);
     }
 
@@ -395,6 +404,13 @@ fn progress(found: &[Found], most: usize) -> Progress {
 enum Reader {
     Cursor,
     CatchUp,
+}
+
+/// How much of a lane's room is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Whole,
+    Half,
 }
 
 /// What one lane may hold.

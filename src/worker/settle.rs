@@ -9,15 +9,20 @@ use crate::backoff;
 use crate::destination::{Gate, Replies};
 use crate::endpoint::Repeat;
 use crate::lane::{Company, Lane, Message};
-use crate::outbox::{self, Again, Dead, Kept, Settlement};
+use crate::outbox::{self, Again, Dead, Keeping, Kept, Settlement};
 use crate::pg::xact;
 use crate::sender::Done;
 use crate::shared;
 use crate::verdict::{Condition, Fate, Outcome, Verdict, judge};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A reply kept with a dead letter is cut to this: enough for any error Lago explains.
 const MOST_KEPT_REPLY: usize = 16 * 1024;
+
+/// How long no replies are kept after a trigger on them took too long: else every request would wait for
+/// it anew.
+const REPLIES_PAUSE: Duration = Duration::from_secs(60);
+const NOT_KEPT: &str = "a trigger on lago_push.reply took too long: replies are not kept for a minute";
 
 impl Worker {
     /// Judges all replies that have come, and writes down in one transaction what follows.
@@ -36,7 +41,10 @@ impl Worker {
         }
         self.set_busy("settling");
         self.speed.count(settlement.gone.len(), Instant::now());
-        xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+        let keeping = xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+        if keeping == Keeping::TooLong {
+            self.no_replies_until = Some(Instant::now() + REPLIES_PAUSE);
+        }
         Ok(())
     }
 
@@ -147,9 +155,15 @@ impl Worker {
         let Outcome::Reply(reply) = &done.outcome else { return };
         let is_final =
             |fate: &Fate| matches!(fate, Fate::Delivered | Fate::Duplicate | Fate::Rejected { .. });
+        let pauses = self.no_replies_until.is_some_and(|until| until > Instant::now());
         let mut parts = None;
         for (index, (message, fate)) in done.messages.iter().zip(fates).enumerate() {
             if is_final(fate) && self.sync(message.sync).is_some_and(|sync| sync.replies == Replies::Kept) {
+                if pauses {
+                    let account = settlement.accounts.entry(message.sync).or_default();
+                    account.last_error = Some(NOT_KEPT.into());
+                    continue;
+                }
                 let parts = parts.get_or_insert_with(|| Parts::of(reply, done.shape.call.batch));
                 settlement.replies.push(Kept {
                     id: message.id,

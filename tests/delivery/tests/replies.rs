@@ -1,6 +1,8 @@
 //! Kept replies, and the triggers users put on them: whatever those do, it costs a reply at most.
 #![forbid(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
 use delivery::oracle::{assert_billed, assert_billed_exactly_once};
 use delivery::scene::{Scene, insert_rows};
 use delivery::wait::{PATIENCE, wait_until};
@@ -111,10 +113,17 @@ fn a_trigger_that_sleeps_is_woken_and_the_deliveries_go_on() {
     let worker = scene.wait_for_worker();
     assert_billed_exactly_once(&scene);
     assert!(scene.status("usage").last_error.unwrap_or_default().contains("SQLSTATE 57014"));
-    scene.sql("drop trigger t on lago_push.reply");
+    let started = Instant::now();
+    for _ in 0..5 {
+        scene.sql(&insert_rows("usage", 3));
+        scene.wait_until_outbox_is_empty(PATIENCE);
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "every request waited for the trigger");
+    assert!(scene.status("usage").last_error.unwrap_or_default().contains("not kept for a minute"));
+    scene.sql("drop trigger t on lago_push.reply; select lago_push._wake()");
     scene.sql(&insert_rows("usage", 3));
     assert_billed_exactly_once(&scene);
-    assert_eq!(count(&scene), 3);
+    assert_eq!(count(&scene), 3, "kept again as soon as somebody changes something");
     assert_eq!(scene.cluster.worker_pid(&scene.database), Some(worker), "the worker failed");
 }
 
