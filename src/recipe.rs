@@ -348,6 +348,10 @@ fn bind_mapper(signature: &str, sources: &Sources) -> Result<Mapper, String> {
     match crate::pg::xact::protected(|| Mapper::bind(signature, &columns)) {
         Ok(Some(mapper)) => Ok(mapper),
         Ok(None) => Err(format!("mapper {signature} does not exist (any more)")),
+        // Some versions of PostgreSQL raise an error when the type of an argument is gone.
+        Err(caught) if caught.sqlstate == "42704" => {
+            Err(format!("mapper {signature} does not exist (any more)"))
+        }
         Err(caught) => Err(format!("mapper {signature} cannot be called: SQLSTATE {}", caught.sqlstate)),
     }
 }
