@@ -9,12 +9,10 @@
 mod catalogue;
 mod check;
 mod nature;
-mod nearest;
 
 pub use catalogue::CATALOGUE;
 pub use check::{check, meant};
 pub use nature::{Nature, begins_with_date, is_currency, nature};
-pub use nearest::nearest;
 
 use crate::template::Shape;
 

@@ -10,13 +10,13 @@
 //! | step | module |
 //! |---|---|
 //! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
-//! | template | [`template`]: text to pieces; [`call`], [`endpoint`]: what Lago demands; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for |
+//! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
 //! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
-//! | views | [`surface`], and the files in `sql/` |
+//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`]: another try |
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
@@ -35,6 +35,7 @@ mod json;
 mod lane;
 mod launcher;
 mod liquid;
+mod nearest;
 mod outbox;
 mod payload;
 mod pg;

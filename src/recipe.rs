@@ -291,8 +291,7 @@ impl Recipe {
             None => None,
         };
         if self.proof == Proof::EachPayload && !matches!(self.maker, Maker::Nothing) {
-            let from_payload = self.prove(out)?;
-            path = path.or(from_payload);
+            path = self.prove(out, path)?;
         }
         if self.call.method == Method::Delete {
             out.clear();
@@ -300,22 +299,24 @@ impl Recipe {
         Ok(path.map(String::into_boxed_str))
     }
 
-    /// Looks at a payload, and takes out of it what belongs into the path. Gives the path, if it does.
-    fn prove(&self, out: &mut Vec<u8>) -> Result<Option<String>, String> {
+    /// Looks at a payload, and takes out of it what belongs into the path, whose holes are filled by now.
+    /// Gives the path, if the row decides it.
+    fn prove(&self, out: &mut Vec<u8>, path: Option<String>) -> Result<Option<String>, String> {
         let value: serde_json::Value = serde_json::from_str(&encoding::to_utf8(out))
             .map_err(|_| "the payload is nested too deeply".to_owned())?;
         if let Some(refusal) = payload::refusal(&self.call, &value) {
             return Err(refusal);
         }
         if !self.call.takes_from_payload() {
-            return Ok(None);
+            return Ok(path);
         }
-        let (path, body) = payload::request(&self.call, value)?;
+        let filled = path.clone().map(|path| Call { path, ..self.call.clone() });
+        let (whole, body) = payload::request(filled.as_ref().unwrap_or(&self.call), value)?;
         out.clear();
         if let Some(body) = body {
             out.extend_from_slice(&encoding::json_to_server(&body.to_string()));
         }
-        Ok(path)
+        Ok(whole.or(path))
     }
 
     fn fill(&self, path: &PathTemplate, view: &RowView<'_>) -> Result<String, String> {
@@ -325,7 +326,9 @@ impl Recipe {
             match piece {
                 PathPiece::Literal(text) => filled.push_str(text),
                 PathPiece::Hole(hole) => {
-                    filled.push_str(&payload::percent_encode_segment(&hole.text(&rendering)?)?);
+                    let segment = payload::percent_encode_segment(&hole.text(&rendering)?)
+                        .map_err(|why| format!("what the path holds at {} {why}", hole.at))?;
+                    filled.push_str(&segment);
                 }
             }
         }

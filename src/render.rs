@@ -4,9 +4,10 @@
 //! or a reason that names the column and never its value.
 
 use crate::buffer::Operation;
-use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand, nearest};
+use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand};
 use crate::json;
 use crate::liquid::{self, Datum, Expression, Program, Side};
+use crate::nearest::nearest;
 use crate::pg::cell::{Kind, Unwritable};
 use crate::pg::encoding;
 use crate::pg::trigger::Tuple;

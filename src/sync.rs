@@ -24,7 +24,7 @@ pub enum Compiled {
     },
     /// A draft: captures nothing.
     Draft,
-    Ready(Ready),
+    Ready(Box<Ready>),
 }
 
 pub struct Ready {
@@ -207,14 +207,14 @@ fn compile(fired: &Fired) -> Compiled {
         return Compiled::Draft;
     }
     match stored.bind(fired.relation()) {
-        Ok(recipe) => Compiled::Ready(Ready {
+        Ok(recipe) => Compiled::Ready(Box::new(Ready {
             sync: stored.id,
             operations: stored.operations().collect(),
             name,
             recipe,
             on_error: stored.on_error,
             excluded: stored.exclude,
-        }),
+        })),
         Err(reason) => {
             Compiled::Broken { sync: stored.id, reason, on_error: stored.on_error, excluded: stored.exclude }
         }

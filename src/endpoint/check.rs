@@ -4,9 +4,9 @@
 #![forbid(unsafe_code)]
 
 use super::nature::{Nature, begins_with_date, is_currency, nature};
-use super::nearest::nearest;
 use super::{Batch, Endpoint, LATEST_PLAUSIBLE_SECONDS, Listing};
 use crate::call::{Call, Method};
+use crate::nearest::nearest;
 use crate::template::{Key, Mistake, MistakeKind, Piece, Position, Shape, Subject, Template};
 
 const START: Position = Position { line: 1, column: 1 };

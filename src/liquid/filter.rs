@@ -131,31 +131,8 @@ pub fn arity(filter: Filter) -> (usize, usize) {
 
 /// The filter whose name is closest to `wanted`, if one is close enough to be what was meant.
 pub fn nearest(wanted: &str) -> Option<&'static str> {
-    let most = wanted.chars().count().div_ceil(3).max(1);
-    FILTERS
-        .iter()
-        .map(|(name, ..)| (distance(wanted, name), *name))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Edits between two names (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, from) in a.to_lowercase().chars().enumerate() {
-        let (mut diagonal, mut left) = (i, i + 1);
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, to) in row.iter_mut().skip(1).zip(b.chars()) {
-            let here = (diagonal + usize::from(from != to)).min(*cell + 1).min(left + 1);
-            diagonal = *cell;
-            *cell = here;
-            left = here;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    let names: Vec<&str> = FILTERS.iter().map(|(name, ..)| *name).collect();
+    crate::nearest::nearest(wanted, &names)
 }
 
 /// Applies a filter to values that are all known. What it does depends on nothing else, and calls

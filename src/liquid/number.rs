@@ -310,7 +310,7 @@ fn quotient(a: &BigDecimal, b: &BigDecimal) -> Result<Number, Impossible> {
     let (a_digits, a_scale) = a.as_bigint_and_scale();
     let (b_digits, b_scale) = b.as_bigint_and_scale();
     // A quotient of decimals that has an end has it within this many digits for everyday divisors.
-    let scale = QUOTIENT_DIGITS.max(a_scale - b_scale) + b_scale.max(0).min(QUOTIENT_DIGITS);
+    let scale = QUOTIENT_DIGITS.max(a_scale - b_scale) + b_scale.clamp(0, QUOTIENT_DIGITS);
     let shift = scale - a_scale + b_scale;
     let (dividend, divisor) = if shift >= 0 {
         (a_digits.as_ref() * ten_to_the(shift), b_digits.into_owned())

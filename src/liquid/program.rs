@@ -234,6 +234,9 @@ struct Tag<'a> {
     at: Position,
 }
 
+/// The branches after `elsif`, and the one after `else`.
+type Branches = (Vec<(Condition, Vec<Node>)>, Vec<Node>);
+
 impl<'a> Builder<'a> {
     /// Reads up to a tag that ends the block, or to the end of the template.
     fn block(&mut self, enclosing: &Enclosing) -> Result<(Vec<Node>, Option<Tag<'a>>), Mistake> {
@@ -443,7 +446,6 @@ impl<'a> Builder<'a> {
     }
 
     /// Reads the branches after a first one, up to the closing tag.
-    #[allow(clippy::type_complexity)]
     fn more_branches(
         &mut self,
         from: &State,
@@ -451,7 +453,7 @@ impl<'a> Builder<'a> {
         ends: &mut Vec<State>,
         rest: &Enclosing,
         closing: &'static [&'static str],
-    ) -> Result<(Vec<(Condition, Vec<Node>)>, Vec<Node>), Mistake> {
+    ) -> Result<Branches, Mistake> {
         let mut branches = Vec::new();
         while next.name == "elsif" {
             let condition = self.condition(&next)?;

@@ -5,8 +5,9 @@
 
 use super::{Finding, Seconds};
 use crate::call::{Call, keys_of_path};
-use crate::endpoint::{Endpoint, Listing, Nature, begins_with_date, is_currency, meant, nature, nearest};
+use crate::endpoint::{Endpoint, Listing, Nature, begins_with_date, is_currency, meant, nature};
 use crate::json::is_plain_decimal;
+use crate::nearest::nearest;
 use serde_json::{Map, Value};
 
 /// The year 2000, in Unix seconds: before Lago, and before most clocks are set.

@@ -238,7 +238,7 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
         let context = unsafe { CStr::from_ptr(entry.context) };
         entry.context = match beyond_ours(context) {
             None => entry.context,
-            Some(rest) if rest.is_empty() => std::ptr::null_mut(),
+            Some([]) => std::ptr::null_mut(),
             // SAFETY: the end of the same string.
             Some(rest) => unsafe { entry.context.add(context.count_bytes() - rest.len()) },
         };

@@ -196,14 +196,9 @@ mod tests {
     #[pg_test]
     fn a_time_lago_would_misread_is_refused() {
         stage::set();
-        for time in [
-            "\"2024-03-14T13:09:00Z\"",
-            "\"2024-03-14\"",
-            "1.71e9",
-            "true",
-            "\"\"",
-            "\" 1710421740\"",
-        ] {
+        for time in
+            ["\"2024-03-14T13:09:00Z\"", "\"2024-03-14\"", "1.71e9", "true", "\"\"", "\" 1710421740\""]
+        {
             refuses(
                 &create(&event(&format!("\"timestamp\": {time}"))),
                 [

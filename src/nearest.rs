@@ -1,4 +1,5 @@
-//! Nearest: the known key a mistaken one was probably meant to be.
+//! Nearest: what a mistaken name was probably meant to be. Serves every hint about names: of columns,
+//! keys and filters.
 #![forbid(unsafe_code)]
 
 /// The name closest to `wanted`, if one is close enough to be what was meant.
