@@ -1,6 +1,6 @@
-//! README.md, tried out: its SQL runs and shows what the page shows, its commands exist, and whatever an
-//! operator can meet (settings, functions, views, sentences) has its place in it. [`delivery::markdown`] says
-//! how blocks are run and compared.
+//! README.md and its pages in docs/, tried out: their SQL runs and shows what they show, their commands exist,
+//! and whatever a user can meet (settings, functions, views, endpoints, filters, tags, warnings, sentences) has
+//! its place in them. [`delivery::markdown`] says how blocks are run and compared.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -17,11 +17,22 @@ const NOT_RUN: [(&str, &str); 1] =
     [("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone")];
 
 /// String literals of the sources below that read like sentences and are none an operator sees.
-const NO_SENTENCES: [(&str, &str); 3] = [
+const NO_SENTENCES: [(&str, &str); 8] = [
     ("Bearer {key}", "a header"),
     ("lago_push sender", "the name of a thread"),
     ("failed to lookup address", "what the resolver says; shown as: the host name is not known"),
+    ("there is none, and {} needs \"{key}\"", "a mistake create_sync reports"),
+    ("one row of four columns", "a word to clippy"),
+    ("the sync is gone", "cannot be: redrive holds the sync's lock"),
+    ("invalid peer certificate", "what the TLS library says; shown as: TLS, and that"),
+    (
+        "write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it",
+        "a hint of create_sync",
+    ),
 ];
+
+/// The pages beside the README that are tried out here; docs/recipes has a test of its own.
+const PAGES: [&str; 2] = ["docs/templates.md", "docs/endpoints.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -35,8 +46,13 @@ fn readme() -> String {
     read("README.md")
 }
 
-fn page() -> Page {
-    Page { name: "README.md".into(), text: readme() }
+fn page(name: &str) -> Page {
+    Page { name: name.into(), text: read(name) }
+}
+
+/// The README and its pages.
+fn pages() -> impl Iterator<Item = Page> {
+    std::iter::once("README.md").chain(PAGES).map(page)
 }
 
 fn blocks(page: &str) -> Vec<Block> {
@@ -52,11 +68,20 @@ fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     &page[from..to.map_or(page.len(), |to| after + to)]
 }
 
+/// The cells of the table rows of `part`.
+fn rows(part: &str) -> impl Iterator<Item = Vec<String>> {
+    let rows = part.lines().filter(|line| line.starts_with('|'));
+    rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+}
+
 /// The cells of the table row of `part` whose first cell is the code `name`.
 fn row(part: &str, name: &str) -> Option<Vec<String>> {
-    let rows = part.lines().filter(|line| line.starts_with('|'));
-    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
-    rows.map(cells).find(|cells: &Vec<String>| cells[0] == format!("`{name}`"))
+    rows(part).find(|cells| cells[0] == format!("`{name}`"))
+}
+
+/// What stands between backquotes.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
 }
 
 #[test]
@@ -69,23 +94,57 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let billed =
         |metric: &str| scene.lago.bill().line("sub_acme", metric).map(|line| (line.events, line.sum.clone()));
 
-    let tried = page().try_out(&Stage::new(&scene), |block| {
-        if block.text.contains("(2, 'sub_acme', 820.5)") {
-            assert_eq!(billed("api_calls"), Some((2, Some("2320.5".into()))), "the sum the page names");
+    let mut seen = false;
+    let tried = page("README.md").try_out(&Stage::new(&scene), |block| {
+        if block.text.contains("(2, 'sub_acme', 820.5") {
+            assert_eq!(billed("api_calls"), Some((3, Some("2384.5".into()))), "the sum the page names");
+            seen = true;
         }
     });
-    assert!(tried.run >= 23, "only {} SQL blocks were found", tried.run);
-    assert!(tried.compared >= 12, "only {} blocks with output were found", tried.compared);
-    assert!(tried.failed_on_purpose >= 2, "only {} blocks with an error were found", tried.failed_on_purpose);
-    assert_eq!(billed("api_calls"), Some((4, Some("2396.5".into()))));
+    assert!(seen, "the rows whose sum the page names");
+    assert!(tried.run >= 35, "only {} SQL blocks were found", tried.run);
+    assert!(tried.compared >= 22, "only {} blocks with output were found", tried.compared);
+    assert!(tried.failed_on_purpose >= 3, "only {} blocks with an error were found", tried.failed_on_purpose);
+    assert_eq!(billed("api_calls"), Some((5, Some("2426.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
+    assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
     let bill = scene.lago.bill();
     assert!(bill.never_billed.is_empty() && bill.billed_twice.is_empty(), "{bill:?}");
+    assert_eq!(calls(&scene), ["POST /customers", "POST /customers"]);
+}
+
+/// The requests that were not about events.
+fn calls(scene: &Scene) -> Vec<String> {
+    let requests = scene
+        .lago
+        .requests()
+        .into_iter()
+        .map(|request| format!("{} {}", request.method, request.path.trim_start_matches("/api/v1")));
+    requests.filter(|call| !call.contains("/events")).collect()
+}
+
+#[test]
+fn every_sql_block_of_the_page_on_templates_runs_and_shows_what_the_page_shows() {
+    let scene = Scene::new();
+    let tried = page("docs/templates.md").try_out(&Stage::new(&scene), |_| {});
+    assert!(tried.run >= 4 && tried.compared >= 4 && tried.failed_on_purpose >= 1, "{tried:?}");
+    assert_eq!(scene.lago.request_count(), 0, "a preview sends nothing");
+}
+
+#[test]
+fn every_sql_block_of_the_page_on_endpoints_runs_and_shows_what_the_page_shows() {
+    let scene = Scene::new();
+    let tried = page("docs/endpoints.md").try_out(&Stage::new(&scene), |_| {});
+    assert!(tried.run >= 4 && tried.compared >= 3, "{tried:?}");
+    let mut calls = calls(&scene);
+    calls.sort();
+    let gone = "DELETE /customers/anna%40example%2Ecom";
+    assert_eq!(calls, [gone, "POST /customers", "POST /customers"]);
 }
 
 #[test]
 fn every_block_is_of_a_known_kind_and_every_output_follows_its_sql() {
-    page().check_blocks(&["sql", "text", "sh", "ini", ""]);
+    pages().for_each(|page| page.check_blocks(&["sql", "text", "sh", "ini", ""]));
 }
 
 fn make_targets() -> BTreeSet<String> {
@@ -168,16 +227,22 @@ fn every_function_and_every_parameter_is_described_as_it_is() {
     let page = readme();
     let scene = Scene::new();
     let functions = scene.rows(
-        "select p.proname::text, coalesce(p.proargnames, '{}'), pg_get_function_arguments(p.oid)
+        "select p.proname::text, coalesce(p.proargnames[:p.pronargs], '{}'),
+                pg_get_function_arguments(p.oid), coalesce(p.proargnames[p.pronargs + 1:], '{}')
            from pg_proc p where p.pronamespace = 'lago_push'::regnamespace and p.proname not like '\\_%'",
     );
-    assert!(functions.len() >= 13, "only {} functions", functions.len());
+    assert!(functions.len() >= 18, "only {} functions", functions.len());
     for function in functions {
         let (name, parameters, signature): (&str, Vec<String>, &str) =
             (function.get(0), function.get(1), function.get(2));
+        for column in function.get::<_, Vec<String>>(3) {
+            let part = section(&page, "## Before it counts");
+            let listed = rows(part).any(|cells| code(&cells[0]).any(|name| *name == column));
+            assert!(listed, "{name} gives a column {column}");
+        }
         let part = match name {
             "create_destination" | "alter_destination" => section(&page, "## Destinations"),
-            "create_sync" => section(&page, "## Syncs"),
+            "create_sync" | "alter_sync" => section(&page, "## Syncs"),
             _ => &page,
         };
         assert!(
@@ -187,7 +252,7 @@ fn every_function_and_every_parameter_is_described_as_it_is() {
         let listed = page.lines().find(|line| line.starts_with(&format!("| `{name}("))).unwrap_or_default();
         for parameter in &parameters {
             match row(part, parameter).filter(|_| parameters.len() > 2) {
-                Some(cells) if name != "alter_destination" => {
+                Some(cells) if !name.starts_with("alter_") => {
                     let default = default_of(signature, parameter);
                     let said = cells[1].replace('`', "");
                     assert!(default.is_none_or(|default| default == said), "{name}, {parameter}: {said}");
@@ -240,6 +305,8 @@ fn literals(source: &str) -> Vec<String> {
         .filter(|line| !line.trim_start().starts_with("//"))
         .map(|line| format!("{line}\n"))
         .collect();
+    // A quote as a character is not the beginning of a literal.
+    let code = code.replace("'\"'", "''");
     let mut literals = Vec::new();
     let mut rest = code.as_str();
     while let Some(at) = rest.find('"') {
@@ -273,6 +340,20 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Whether a literal says what is wrong with a payload. What to do about it, which stands beside it and begins
+/// with a capital letter, is shown to whoever meets it.
+fn is_finding(literal: &str) -> bool {
+    let is_advice = literal.starts_with(char::is_uppercase) && !literal.starts_with("Lago ");
+    literal.trim().contains(' ') && !is_advice
+}
+
+/// Whether a literal is SQL.
+fn is_statement(literal: &str) -> bool {
+    let verbs =
+        ["select ", "insert into ", "update ", "delete from ", "with ", "set constraints ", " union all "];
+    verbs.iter().any(|verb| literal.starts_with(verb))
+}
+
 /// What a format string says between its values.
 fn fixed_parts(format: &str) -> Vec<String> {
     let parts = format
@@ -288,11 +369,32 @@ fn every_sentence_an_operator_can_meet_has_its_row() {
     let table = section(&page, "## If you see this, do that");
     let mut sentences: Vec<(String, String)> = Vec::new();
     // Verdicts, transport errors, and the reasons why a row is not rendered.
-    for file in ["src/verdict.rs", "src/sender.rs", "src/render.rs", "src/sync.rs"] {
-        let found = literals(&read(file)).into_iter().filter(|literal| literal.trim().contains(' '));
+    let files = [
+        "src/verdict.rs",
+        "src/verdict/events.rs",
+        "src/verdict/single.rs",
+        "src/sender.rs",
+        "src/render.rs",
+        "src/sync.rs",
+        "src/recipe.rs",
+        "src/surface/letters.rs",
+        "src/payload/faults.rs",
+        "src/payload/request.rs",
+        "src/liquid/run.rs",
+        "src/liquid/filter.rs",
+        "src/liquid/library.rs",
+        "src/liquid/lists.rs",
+        "src/liquid/value.rs",
+        "src/worker/read.rs",
+        "src/worker/settle.rs",
+        "src/outbox.rs",
+    ];
+    for file in files {
+        let found = literals(&read(file)).into_iter().filter(|literal| is_finding(literal));
+        let found = found.filter(|literal| !is_statement(literal));
         let found: Vec<_> =
             found.filter(|literal| NO_SENTENCES.iter().all(|(none, _)| none != literal)).collect();
-        assert!(found.len() >= 3, "{file}: only {found:?}");
+        assert!(!found.is_empty(), "{file}: none");
         sentences.extend(found.into_iter().map(|sentence| (file.to_owned(), sentence)));
     }
     // A reason that is written by the statement itself.
@@ -312,7 +414,7 @@ fn every_sentence_an_operator_can_meet_has_its_row() {
             }
         }
     }
-    assert!(sentences.len() >= 35, "only {} sentences were found", sentences.len());
+    assert!(sentences.len() >= 140, "only {} sentences were found", sentences.len());
     let missing: Vec<String> = sentences
         .iter()
         .flat_map(|(file, sentence)| fixed_parts(sentence).into_iter().map(move |part| (file, part)))
@@ -347,13 +449,157 @@ fn every_state_has_its_row() {
 
 #[test]
 fn every_link_leads_somewhere() {
-    let page = page();
-    let (anchors, links) = (page.anchors(), page.links());
-    for target in &links {
-        match target.strip_prefix('#') {
-            Some(anchor) => assert!(anchors.iter().any(|known| known == anchor), "no heading #{anchor}"),
-            None => assert!(root().join(target).exists(), "no file {target}"),
+    let mut links = 0;
+    for page in pages() {
+        let folder = Path::new(&page.name).parent().unwrap_or(Path::new(""));
+        for target in page.links() {
+            links += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let file = if file.is_empty() { PathBuf::from(&page.name) } else { folder.join(file) };
+            assert!(root().join(&file).exists(), "{}: no file {}", page.name, file.display());
+            if !anchor.is_empty() {
+                let text = read(&file.display().to_string());
+                let anchors = Page { name: String::new(), text }.anchors();
+                assert!(anchors.iter().any(|known| known == anchor), "{}: no heading {target}", page.name);
+            }
         }
     }
-    assert!(links.len() >= 20, "only {} links", links.len());
+    assert!(links >= 60, "only {links} links");
+}
+
+#[test]
+fn prose_fits_a_terminal() {
+    for page in pages() {
+        for line in page.prose().lines().filter(|line| !line.starts_with('|')) {
+            assert!(line.chars().count() <= 120, "{}: {line}", page.name);
+        }
+    }
+}
+
+#[test]
+fn every_endpoint_is_described_as_it_is() {
+    let (page, readme) = (read("docs/endpoints.md"), readme());
+    let described = section(&page, "## The catalogue");
+    let queries = section(&page, "## Path, query and body");
+    let overview = section(&readme, "## Endpoints");
+    let endpoints = Scene::new().rows(
+        "select name, method || ' ' || path, root, required, idempotent, example from lago_push.endpoints",
+    );
+    assert!(endpoints.len() >= 27, "only {} endpoints", endpoints.len());
+    for endpoint in &endpoints {
+        let (name, call): (&str, &str) = (endpoint.get(0), endpoint.get(1));
+        let root = endpoint.get::<_, Option<&str>>(2).map_or("no body".into(), |root| format!("`{root}`"));
+        let required: Vec<String> = endpoint.get(3);
+        let required: Vec<String> = required.iter().map(|key| format!("`{key}`")).collect();
+        let safe = if endpoint.get(4) { "yes" } else { "no" };
+        let cells = row(described, name).unwrap_or_else(|| panic!("{name} is not described"));
+        let keys = cells[3].split("; one of ").next().unwrap_or_default();
+        let expected = [format!("`{call}`"), root, required.join(", "), safe.into()];
+        assert_eq!(
+            [&*cells[1], &cells[2], keys, &cells[4]],
+            expected.each_ref().map(String::as_str),
+            "{name}"
+        );
+        assert!(code(overview).any(|known| known == name), "{name} is not in the README");
+    }
+    let rows_of_the_table = rows(described).filter(|cells| cells[0].starts_with('`')).count();
+    assert_eq!(rows_of_the_table, endpoints.len(), "rows and endpoints");
+
+    // What the view does not show.
+    let source = read("src/endpoint/catalogue.rs");
+    let entries: Vec<&str> =
+        source.split("#[cfg(test)]").next().unwrap_or_default().split("Endpoint {").collect();
+    let mut looked_at = 0;
+    for entry in entries {
+        let list = |field: &str| -> Vec<String> {
+            let listed = entry
+                .split_once(&format!("\n        {field}: &["))
+                .and_then(|(_, rest)| rest.split_once(']'));
+            listed.map(|(list, _)| literals(list)).unwrap_or_default()
+        };
+        let Some(name) = entry.split_once("name: \"").and_then(|(_, rest)| rest.split_once('"')) else {
+            continue;
+        };
+        let name = name.0;
+        for (field, part, cell) in [("any_of", described, 3), ("query", queries, 1)] {
+            let keys = list(field);
+            if keys.is_empty() {
+                continue;
+            }
+            looked_at += 1;
+            let cells = row(part, name).unwrap_or_else(|| panic!("{name} has {field} and no row"));
+            let told = cells[cell].split("one of ").last().unwrap_or_default();
+            assert_eq!(code(told).collect::<Vec<_>>(), keys, "{name}: {field}");
+        }
+    }
+    assert!(looked_at >= 4, "only {looked_at} lists");
+}
+
+#[test]
+fn every_filter_is_described_and_no_other() {
+    let page = read("docs/templates.md");
+    let described: BTreeSet<String> = rows(section(&page, "## Filters"))
+        .flat_map(|cells| code(&cells[0]).map(str::to_owned).collect::<Vec<_>>())
+        .map(|code| code.split(':').next().unwrap_or_default().to_owned())
+        .collect();
+    let source = read("src/liquid/filter.rs");
+    let table =
+        source.split_once("FILTERS: ").and_then(|(_, rest)| rest.split_once("];")).expect("the table").0;
+    let known: BTreeSet<String> = literals(table).into_iter().collect();
+    assert!(known.len() >= 50, "{known:?}");
+    assert_eq!(described, known);
+}
+
+#[test]
+fn every_tag_is_described_and_no_other() {
+    let page = read("docs/templates.md");
+    let described: BTreeSet<String> = section(&page, "## Tags")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `{% "))
+        .flat_map(|line| {
+            line.split("` |").next().unwrap_or_default().split("`{% ").map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter_map(|tag| tag.split_whitespace().next().map(str::to_owned))
+        .collect();
+    let source = read("src/liquid/program.rs");
+    let matched = source
+        .split_once("match tag.name {")
+        .and_then(|(_, rest)| rest.split_once("name =>"))
+        .expect("the tags")
+        .0;
+    let arms = matched.lines().filter_map(|line| line.split_once("=>")).map(|(pattern, _)| pattern);
+    let known: BTreeSet<String> = arms.flat_map(literals).filter(|tag| !tag.is_empty()).collect();
+    assert!(known.len() >= 11, "{known:?}");
+    assert_eq!(described, known);
+    // Those within other tags, and what a loop knows.
+    let inner = ["elsif", "else", "when", "limit", "offset", "reversed"].map(str::to_owned);
+    let source = read("src/liquid/value.rs");
+    let names = source.split_once("LOOP_NAMES").and_then(|(_, rest)| rest.split_once("];")).expect("names").0;
+    for word in literals(names).into_iter().chain(inner) {
+        assert!(section(&page, "## Tags").contains(&word), "{word} is not described");
+    }
+}
+
+#[test]
+fn every_warning_has_its_row() {
+    let page = readme();
+    let table = section(&page, "### Warnings");
+    let mut missing = Vec::new();
+    let mut found = 0;
+    for file in ["src/payload/cautions.rs", "src/surface/trying.rs"] {
+        let source = read(file);
+        let warnings = match file {
+            "src/surface/trying.rs" => {
+                source.split_once("fn show(").and_then(|(_, rest)| rest.split_once("\n}\n"))
+            }
+            _ => None,
+        };
+        let warnings = literals(warnings.map_or(&*source, |(shown, _)| shown));
+        for sentence in warnings.into_iter().filter(|literal| is_finding(literal)) {
+            found += 1;
+            missing.extend(fixed_parts(&sentence).into_iter().filter(|part| !table.contains(part.as_str())));
+        }
+    }
+    assert!(found >= 25, "only {found} warnings were found");
+    assert!(missing.is_empty(), "not in \"Warnings\":\n{}", missing.join("\n"));
 }
