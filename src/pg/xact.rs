@@ -184,9 +184,10 @@ fn attempt<R>(
     };
     match result {
         Ok(value) => {
-            // SAFETY: ends the subtransaction begun above.
             match doings {
+                // SAFETY: ends the subtransaction begun above.
                 Doings::Kept => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
+                // SAFETY: as above.
                 Doings::Undone => unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() },
             }
             restore();

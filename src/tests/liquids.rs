@@ -24,8 +24,11 @@ mod tests {
         made
     }
 
+    /// A type, a value of it, and what expressions make of that.
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
     /// Fails with all that is amiss.
-    fn expect(cases: &[(&str, &str, &[(&str, &str)])]) {
+    fn expect(cases: &[Case<'_>]) {
         stage::set();
         let mut amiss = Vec::new();
         for (column_type, literal, expressions) in cases {
