@@ -40,6 +40,10 @@ begin
                 if letter.source_row is null then
                     continue;
                 end if;
+                if not exists (select from pg_class c where c.oid = wanted.source) then
+                    update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
+                    continue;
+                end if;
                 select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.skipped,
                        convert_from(r.reason, getdatabaseencoding()) as reason into again
                   from lago_push._render_letter(

@@ -311,6 +311,14 @@ begin
             detail = 'It follows the destination''s URL, which ends with /api/v1.',
             hint = 'For example: path => ''/customers/{{ row.external_id }}''.';
     end if;
+    -- What is in the holes is encoded; what stands between them is sent as it is.
+    if regexp_replace(wanted.path, '\{\{.*?\}\}', 'x', 'g') !~ '^[]A-Za-z0-9/._~%&=?+,:;@!$*''(){}[-]*$'
+        or split_part(regexp_replace(wanted.path, '\{\{.*?\}\}', 'x', 'g'), '?', 1) ~ '/\.\.?(/|$)' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'path holds what no path of Lago''s API does',
+            detail = 'It may hold letters, digits and punctuation of a URL, and no /./ or /../.',
+            hint = 'Write other characters percent-encoded: %20 for a space.';
+    end if;
     if wanted.root is not null and wanted.root !~ '^[A-Za-z_][A-Za-z0-9_]*$' then
         raise exception using errcode = 'invalid_parameter_value',
             message = 'root must be one key',

@@ -94,7 +94,7 @@ pub fn capture(fired: &Fired) {
             payload.shrink_to(64 * 1024);
             SCRATCH.set(payload);
         }
-        Compiled::Broken { sync, reason, on_error, excluded } => {
+        Compiled::Broken { sync, reason, on_error, excluded, .. } => {
             unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error, excluded)
         }
     }

@@ -178,6 +178,7 @@ pub struct Recipe {
     proof: Proof,
     /// Values that all stay the same in an update that is skipped; empty if none is.
     counting: Vec<Stored>,
+    named: Vec<String>,
 }
 
 /// What template or mapper made of a row.
@@ -206,7 +207,7 @@ impl Recipe {
     ) -> Result<Recipe, String> {
         let Definition { call, template, mapper, path, unchanged, counting } = definition;
         let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
-        let used: Vec<&str> = parsed.references().map(|(_, reference)| reference.column.as_str()).collect();
+        let named: Vec<String> = parsed.references().map(|(_, reference)| reference.column.clone()).collect();
         let bound: Vec<Bound> = sources.columns.iter().map(Bound::new).collect();
         let maker = match (&parsed.template, mapper) {
             (Some(template), _) => {
@@ -224,7 +225,7 @@ impl Recipe {
         let whole = parsed.whole(Side::Row) || matches!(maker, Maker::Mapper(_));
         let counts = |column: &&Column| match (unchanged, counting) {
             (Unchanged::Send, _) => false,
-            (Unchanged::Skip, []) => whole || used.contains(&column.name.as_str()),
+            (Unchanged::Skip, []) => whole || named.contains(&column.name),
             (Unchanged::Skip, counting) => counting.contains(&column.name),
         };
         let counting = sources
@@ -237,11 +238,16 @@ impl Recipe {
             Maker::Template(_) if !parsed.is_program() && !call.takes_from_payload() => Proof::Given,
             _ => Proof::EachPayload,
         };
-        Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting })
+        Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting, named })
     }
 
     pub fn call(&self) -> &Call {
         &self.call
+    }
+
+    /// The columns that template and path name.
+    pub fn named(&self) -> &[String] {
+        &self.named
     }
 
     /// Makes the message of a row: appends its payload to `out`, or says why there is none.
@@ -342,6 +348,10 @@ fn bind_mapper(signature: &str, sources: &Sources) -> Result<Mapper, String> {
     match crate::pg::xact::protected(|| Mapper::bind(signature, &columns)) {
         Ok(Some(mapper)) => Ok(mapper),
         Ok(None) => Err(format!("mapper {signature} does not exist (any more)")),
+        // Some versions of PostgreSQL raise an error when the type of an argument is gone.
+        Err(caught) if caught.sqlstate == "42704" => {
+            Err(format!("mapper {signature} does not exist (any more)"))
+        }
         Err(caught) => Err(format!("mapper {signature} cannot be called: SQLSTATE {}", caught.sqlstate)),
     }
 }

@@ -21,6 +21,7 @@ pub enum Compiled {
         reason: String,
         on_error: OnError,
         excluded: Vec<String>,
+        until: Until,
     },
     /// A draft: captures nothing.
     Draft,
@@ -41,6 +42,15 @@ impl Ready {
     pub fn covers(&self, operation: Operation) -> bool {
         self.operations.contains(&operation)
     }
+}
+
+/// How long what is broken is taken to be so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// A change of the source or of any definition announces that it may have been mended.
+    Announced,
+    /// Nothing announces that a mapper has been made again.
+    NextRow,
 }
 
 /// What to do with a row that cannot be rendered.
@@ -74,8 +84,9 @@ pub fn of(fired: &Fired) -> Rc<Compiled> {
         return compiled;
     }
     let compiled = Rc::new(compile(fired));
+    let lasts = !matches!(&*compiled, Compiled::Broken { until: Until::NextRow, .. });
     // An invalidation while compiling would be lost on an entry that is not there yet.
-    if !ALL_STALE.get() {
+    if lasts && !ALL_STALE.get() {
         let cached = Cached { trigger, relation: fired.relation_oid(), compiled: Rc::clone(&compiled) };
         CACHE.with_borrow_mut(|cache| cache.push(cached));
     }
@@ -215,15 +226,25 @@ fn compile(fired: &Fired) -> Compiled {
             on_error: stored.on_error,
             excluded: stored.exclude,
         })),
-        Err(reason) => {
-            Compiled::Broken { sync: stored.id, reason, on_error: stored.on_error, excluded: stored.exclude }
-        }
+        Err(reason) => Compiled::Broken {
+            sync: stored.id,
+            reason,
+            on_error: stored.on_error,
+            until: if stored.mapper.is_some() { Until::NextRow } else { Until::Announced },
+            excluded: stored.exclude,
+        },
     }
 }
 
 /// What is wrong before there is a definition to go by.
 fn broken(reason: String) -> Compiled {
-    Compiled::Broken { sync: 0, reason, on_error: OnError::DeadLetter, excluded: Vec::new() }
+    Compiled::Broken {
+        sync: 0,
+        reason,
+        on_error: OnError::DeadLetter,
+        excluded: Vec::new(),
+        until: Until::Announced,
+    }
 }
 
 pub fn operation(word: &str) -> Option<Operation> {

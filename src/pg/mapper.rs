@@ -38,7 +38,8 @@ impl Mapper {
     /// # Panics
     /// Raises PostgreSQL's errors.
     pub fn bind(signature: &str, columns: &[(String, i16)]) -> Option<Mapper> {
-        let function = find(signature)?;
+        // Whoever writes the row needs no right to the function, nor to its schema.
+        let function = with_rights_of(SUPERUSER, || find(signature))?;
         // SAFETY: catalog lookups inside a transaction.
         let (schema, row_type, count) = unsafe {
             let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(function));
@@ -58,7 +59,7 @@ impl Mapper {
         let search_path = [b"pg_catalog, ", quoted.to_bytes(), b", pg_temp"].concat();
         let call = qualified_call(function, count)?;
         Some(Mapper {
-            plan: prepare(&call, row_type, count),
+            plan: with_rights_of(owner, || prepare(&call, row_type, count)),
             row: RowShape::new(row_type, columns),
             owner,
             search_path: CString::new(search_path).ok()?,
@@ -75,24 +76,20 @@ impl Mapper {
         let mut values = [Some(self.row.composite(row)), old.map(|old| self.row.composite(old)), word];
         let mut nulls = values.map(|value| if value.is_some() { b' ' } else { b'n' } as core::ffi::c_char);
         let mut values = values.each_mut().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize)));
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        // SAFETY: reads two variables of the backend.
-        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
-        let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
-        // SAFETY: the owner of an existing table exists. An error restores both with the subtransaction.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.owner, flags) };
-        let mapped = cell::pinned_with(&self.search_path, || {
-            // SAFETY: connects for the one statement below.
-            unsafe { pg_sys::SPI_connect() };
-            // SAFETY: a kept plan with one to three parameters, of which both arrays hold three.
-            unsafe { pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), nulls.as_mut_ptr(), false, 1) };
-            let mapped = first_value();
-            // SAFETY: connected above.
-            unsafe { pg_sys::SPI_finish() };
-            mapped
+        let mapped = with_rights_of(self.owner, || {
+            cell::pinned_with(&self.search_path, || {
+                // SAFETY: connects for the one statement below.
+                unsafe { pg_sys::SPI_connect() };
+                // SAFETY: a kept plan with one to three parameters, of which both arrays hold three.
+                unsafe {
+                    pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), nulls.as_mut_ptr(), false, 1)
+                };
+                let mapped = first_value();
+                // SAFETY: connected above.
+                unsafe { pg_sys::SPI_finish() };
+                mapped
+            })
         });
-        // SAFETY: puts back what was read above.
-        unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
         match mapped {
             Some(payload) => Mapped::Payload(payload),
             None => Mapped::Skip,
@@ -107,6 +104,24 @@ impl Drop for Mapper {
         // SAFETY: copied in `RowShape::new`, freed once.
         unsafe { pg_sys::FreeTupleDesc(self.row.descriptor) };
     }
+}
+
+/// Who may look up anything: names are looked up so, and nothing is run.
+const SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
+
+/// Does `work` with the rights of a role that exists. An error restores the former ones with the
+/// subtransaction it ends.
+fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads two variables of the backend.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
+    let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+    // SAFETY: the role exists.
+    unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
+    let result = work();
+    // SAFETY: puts back what was read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
 }
 
 /// The first column of the first row of the statement just run, as text.

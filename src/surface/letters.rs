@@ -53,6 +53,12 @@ fn render(
         unsafe { pgrx::PgRelation::with_lock(stored.source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let relation = relation.as_ptr();
     let recipe = stored.bind(relation)?;
+    // A column that was renamed or added since would be null here, and be billed as if it had been.
+    let kept: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&encoding::to_utf8(source_row)).map_err(|_| "the kept row is no object")?;
+    if let Some(column) = recipe.named().iter().find(|column| !kept.contains_key(*column)) {
+        return Err(format!("the kept row has no column \"{column}\""));
+    }
     let table = trigger::qualified_name(stored.source);
     let rows = [Some(source_row), old_row];
     let parameters: Vec<&[u8]> = rows.into_iter().flatten().collect();

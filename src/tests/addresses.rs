@@ -74,6 +74,46 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_path_no_request_can_carry_is_refused() {
+        stage::set();
+        for path in [
+            "/a b",
+            "/a\tb",
+            "/a\nHost: x",
+            "/ü",
+            "/a#b",
+            "/a\"b",
+            "/a<b>",
+            "/a\\\\b",
+            "/../admin",
+            "/a/./b",
+            "/a/..",
+            "/a/{{ row.id }}/../b",
+        ] {
+            let [sqlstate, message, ..] = stage::failure(&format!(
+                "select lago_push.create_sync('calls', 'public.calls', '{{}}', path => $p${path}$p$)"
+            ));
+            assert_eq!(
+                (&*sqlstate, &*message),
+                ("22023", "path holds what no path of Lago's API does"),
+                "{path}"
+            );
+        }
+        for path in [
+            "/a-b/c.d~e/%20",
+            "/a?x={{ row.id }}&y=1",
+            "/..a/b..",
+            "/{{ row.region | append: \" #\" }}/x",
+            "/a/{{ row[\"region\"] }}",
+        ] {
+            run(&format!(
+                "select lago_push.create_sync('calls', 'public.calls', '{{}}', path => $p${path}$p$)"
+            ));
+            run("select lago_push.drop_sync('calls')");
+        }
+    }
+
+    #[pg_test]
     fn a_hole_in_a_path_takes_filters() {
         let (paths, reasons) = addressed(
             "$t${\"name\": \"x\"}$t$, path => '/customers/{{ row.id | strip | downcase }}/{{ row.name | append: \"/y\" }}', method => 'put'",

@@ -171,18 +171,28 @@ mod tests {
             ("pause", "sync text"),
             ("resume", "sync text"),
             ("drop_sync", "sync text, discard boolean DEFAULT false"),
-            (
-                "preview",
-                "sync text, rows integer DEFAULT 5, OUT operation text, OUT method text, OUT url text, OUT headers jsonb, OUT body jsonb, OUT warnings text[]",
-            ),
-            (
-                "send_test",
-                "sync text, body jsonb DEFAULT NULL::jsonb, OUT status integer, OUT reply jsonb, OUT verdict text, OUT message text, OUT duration interval",
-            ),
+            ("preview", "sync text, rows integer DEFAULT 5"),
+            ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
+        }
+        for (function, expected) in [
+            (
+                "preview",
+                "TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])",
+            ),
+            (
+                "send_test",
+                "TABLE(status integer, reply jsonb, verdict text, message text, duration interval)",
+            ),
+            ("suggest_template", "text"),
+            ("redrive", "bigint"),
+            ("flush", "boolean"),
+        ] {
+            let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
+            assert_eq!(result, expected, "{function}");
         }
         for of in ["destination", "sync"] {
             let names = |verb| {
@@ -372,7 +382,35 @@ mod tests {
             texts(
                 "select concat_ws(' ', name, method, path, root, required, batch, idempotent) from lago_push.endpoints"
             ),
-            ["EVENTROWS"]
+            [
+                "event POST /events event {transaction_id,external_subscription_id,code,timestamp} 100 t",
+                "customer POST /customers customer {external_id} 1 t",
+                "customer_delete DELETE /customers/{external_id} {external_id} 1 t",
+                "subscription POST /subscriptions subscription {external_customer_id,plan_code,external_id} 1 t",
+                "subscription_update PUT /subscriptions/{external_id} subscription {external_id} 1 t",
+                "subscription_terminate DELETE /subscriptions/{external_id} {external_id} 1 t",
+                "applied_coupon POST /applied_coupons applied_coupon {external_customer_id,coupon_code} 1 f",
+                "applied_coupon_delete DELETE /customers/{external_customer_id}/applied_coupons/{lago_id} {external_customer_id,lago_id} 1 t",
+                "wallet POST /wallets wallet {external_customer_id,rate_amount,currency} 1 f",
+                "wallet_update PUT /wallets/{lago_id} wallet {lago_id} 1 t",
+                "wallet_terminate DELETE /wallets/{lago_id} {lago_id} 1 t",
+                "wallet_transaction POST /wallet_transactions wallet_transaction {wallet_id} 1 f",
+                "invoice POST /invoices invoice {external_customer_id,fees} 1 f",
+                "invoice_update PUT /invoices/{lago_id} invoice {lago_id} 1 t",
+                "fee PUT /fees/{lago_id} fee {lago_id,payment_status} 1 t",
+                "credit_note POST /credit_notes credit_note {invoice_id,items} 1 f",
+                "payment POST /payments payment {invoice_id,amount_cents,reference} 1 f",
+                "billable_metric POST /billable_metrics billable_metric {name,code,aggregation_type} 1 t",
+                "billable_metric_update PUT /billable_metrics/{code} billable_metric {code} 1 t",
+                "plan POST /plans plan {name,code,interval,amount_cents,amount_currency,pay_in_advance} 1 t",
+                "plan_update PUT /plans/{code} plan {code} 1 t",
+                "add_on POST /add_ons add_on {name,code,amount_cents,amount_currency} 1 t",
+                "add_on_update PUT /add_ons/{code} add_on {code} 1 t",
+                "coupon POST /coupons coupon {name,code} 1 t",
+                "coupon_update PUT /coupons/{code} coupon {code} 1 t",
+                "tax POST /taxes tax {name,code,rate} 1 t",
+                "tax_update PUT /taxes/{code} tax {code} 1 t",
+            ]
         );
     }
 }

@@ -149,23 +149,23 @@ mod tests {
                 with_member(r#""code": "{{ row.region | upcse }}""#),
                 [
                     MALFORMED,
-                    "template, line 2, column 28: there is no filter \"upcse\"",
+                    "template, line 2, column 12: there is no filter \"upcse\"",
                     "",
-                    "perhaps you meant upcase",
+                    "did you mean upcase?",
                 ],
             ),
             wrong(
                 with_member(r#""code": "{{ row.region | append }}""#),
                 [
                     MALFORMED,
-                    "template, line 2, column 28: filter append takes 1 argument, not 0",
+                    "template, line 2, column 12: filter append takes one argument, not 0",
                     "",
-                    "write append: value",
+                    "write | append: …",
                 ],
             ),
             wrong(
-                with_member(r#""code": "{{ row.region"#),
-                [MALFORMED, "template, line 2, column 12: a {{ is not closed", "", "add }}"],
+                with_template(r#"{"code": "{{ row.region"}"#, ""),
+                [MALFORMED, "template, line 1, column 11: a {{ is not closed", "", "add }}"],
             ),
             wrong(
                 with_member(r#""code": "{% include 'x' %}""#),
@@ -199,7 +199,7 @@ mod tests {
                 ],
             ),
             wrong(
-                with_member(r#""code": "{% for x in (1..3) %}","a": "{% endfor %}""#),
+                with_member(r#""code": "{% for x in (1..3) %}", {% endfor %}""#),
                 [
                     MALFORMED,
                     "template, line 2, column 12: the body of {% for %} ends elsewhere in the JSON than it begins",
@@ -211,7 +211,7 @@ mod tests {
                 with_member(r#""code": "{{ region | upcase }}""#),
                 [
                     MALFORMED,
-                    "template, line 2, column 15: \"region\" names neither row, old nor op",
+                    "template, line 2, column 12: \"region\" names neither row, old nor op",
                     "",
                     "write row.region for the column, or \"region\" for the text",
                 ],

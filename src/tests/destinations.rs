@@ -152,7 +152,7 @@ mod tests {
             "hold('lagoo')",
             "release('lagoo')",
             "drop_destination('lagoo')",
-            "create_sync('calls', 'public.calls', '{}', destination => 'lagoo')",
+            &format!("create_sync('calls', 'public.calls', '{}', destination => 'lagoo')", stage::TEMPLATE),
         ];
         for call in calls {
             refuses(

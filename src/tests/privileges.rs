@@ -160,7 +160,7 @@ mod tests {
         run("select lago_push.create_destination('second', 'https://lago.example/api/v1')");
         by_a_new_role("maker", &format!("{MAKER}; grant all on public.calls to ROLE"), || {
             for call in [
-                &format!("create_sync('mine', 'public.calls', '{TEMPLATE}', 'lago')"),
+                &format!("create_sync('mine', 'public.calls', '{TEMPLATE}', destination => 'lago')"),
                 // Told that it may not before it is told what the columns are called.
                 "create_sync('mine', 'public.calls', '{')",
                 "create_sync('mine', 'public.calls', mapper => 'pg_catalog.to_jsonb(anyelement)', schedule => '1 hour')",

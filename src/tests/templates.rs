@@ -2,7 +2,7 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use crate::tests::stage::{self, event, event_without, failure, refuses, run};
+    use crate::tests::stage::{self, event, event_without, failure, refuses, run, text, texts};
     use pgrx::prelude::*;
 
     fn create(template: &str) -> String {
@@ -18,11 +18,22 @@ mod tests {
     }
 
     #[pg_test]
-    fn the_example_of_the_catalogue_is_a_good_template() {
+    fn every_example_of_the_catalogue_is_a_good_template() {
         stage::set();
-        run(
-            "select lago_push.create_sync('calls', 'public.calls', (select example from lago_push.endpoints where name = 'event'))",
-        );
+        run("create function pg_temp.columns(example text) returns text language sql as $$
+                 select string_agg(distinct format('%I text', m[1]), ', ') from regexp_matches(example, '(?:row|old)\\.(\\w+)', 'g') m $$");
+        let endpoints = texts("select name from lago_push.endpoints");
+        assert!(endpoints.len() > 20, "{endpoints:?}");
+        for endpoint in endpoints {
+            let of_it = format!("from lago_push.endpoints where name = '{endpoint}'");
+            let columns = text(&format!("select coalesce(pg_temp.columns(example), 'id int') {of_it}"));
+            run(&format!("create table public.sample ({columns})"));
+            run(&format!(
+                "select lago_push.create_sync('sample', 'public.sample', example, endpoint => name) {of_it};
+                 select lago_push.drop_sync('sample')"
+            ));
+            run("drop table public.sample");
+        }
     }
 
     #[pg_test]
@@ -53,8 +64,8 @@ mod tests {
         );
         refuses(
             "{\"code\": \"{{ customer.name }}\"}",
-            "template, line 1, column 11: {{ }} names neither row, old nor op",
-            "write {{ row.column }}, {{ old.column }} or {{ op }}",
+            "template, line 1, column 11: \"customer\" names neither row, old nor op",
+            "write row.customer for the column, or \"customer\" for the text",
         );
         refuses(
             "{\"code\": 1, \"code\": 2}",
@@ -108,38 +119,30 @@ mod tests {
     }
 
     #[pg_test]
-    fn liquid_this_version_lacks_is_named_as_such() {
+    fn a_tag_or_filter_there_is_none_of_is_refused() {
         stage::set();
-        let refuses = |template: &str, message: &str, hint: &str| {
-            refuses(&create(template), ["0A000", message, "", hint])
-        };
-        let column = "compute the value in a generated column and name that column";
-        refuses(
-            r#"{"code": "{{ row.region | upcase }}"}"#,
-            "template, line 1, column 11: Liquid filters are not supported by this version",
-            column,
-        );
-        refuses(
-            r#"{"code": "{{ row.meta.region }}"}"#,
-            "template, line 1, column 11: paths into a column are not supported by this version",
-            column,
-        );
-        refuses(
-            r#"{"code": {{ row.list[0] }}}"#,
-            "template, line 1, column 10: paths into a column are not supported by this version",
-            column,
-        );
-        let tags = "use {{ row.column }}; a condition goes into the sync's filter";
-        refuses(
-            "{\n{% if row.id %}\"a\": 1{% endif %}}",
-            "template, line 2, column 1: Liquid tags ({% %}) are not supported by this version",
-            tags,
-        );
-        refuses(
-            "{\"code\": {{- row.region -}}}",
-            "template, line 1, column 10: {{- -}} is not supported by this version",
-            "write {{ row.column }}; whitespace around it does not reach the payload",
-        );
+        for (code, sqlstate, message, hint) in [
+            (
+                "{{ row.region | shout }}",
+                "22P02",
+                "template, line 2, column 12: there is no filter \"shout\"",
+                "did you mean sort?",
+            ),
+            (
+                "{% render 'x' %}",
+                "0A000",
+                "template, line 2, column 12: the tag {% render %} is not supported",
+                "there are if, unless, case, for, break, continue, assign, capture, comment and raw",
+            ),
+            (
+                "{% elif row.id %}",
+                "22P02",
+                "template, line 2, column 12: there is no tag {% elif %}",
+                "write {% elsif %}",
+            ),
+        ] {
+            refuses(&create(&event(&format!("\"code\": \"{code}\""))), [sqlstate, message, "", hint]);
+        }
     }
 
     #[pg_test]
@@ -290,7 +293,7 @@ mod tests {
     #[pg_test]
     fn a_template_that_is_no_object_is_refused_with_an_example() {
         stage::set();
-        for template in ["[]", "{}", "\"x\"", "{{ row.id }}"] {
+        for template in ["[]", "\"x\"", "{{ row.id }}", "{% if row.id %}1{% endif %}"] {
             let [sqlstate, message, _, hint] = failure(&create(template));
             assert_eq!(
                 [&*sqlstate, &*message],

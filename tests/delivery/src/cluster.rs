@@ -283,6 +283,11 @@ impl Cluster {
     fn server_program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(&self.folder).env("LC_ALL", "C");
+        // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.
+        let libraries = self.programs.join("../lib");
+        if libraries.join("libpq.so.5").exists() {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         if let Some((uid, gid)) = server_account() {
             command.uid(uid).gid(gid);
         }

@@ -80,6 +80,34 @@ fn single_calls_go_with_their_method_path_and_root() {
 }
 
 #[test]
+fn a_table_of_customers_is_kept_up_to_date_in_lago() {
+    let scene = Scene::new();
+    scene.sql("create table customers (id text primary key, name text)");
+    let template = r#"{"external_id": "{{ row.id }}", "name": "{{ row.name }}"}"#;
+    scene.run(
+        "select lago_push.create_sync('customers', source => 'customers', template => $1::text,
+             endpoint => 'customer', operations => '{insert,update}', schedule => '1 s', keep_replies => '1 h')",
+        &[&template],
+    );
+    scene.run(
+        "select lago_push.create_sync('leavers', source => 'customers', template => $1::text,
+             endpoint => 'customer_delete', operations => '{delete}')",
+        &[&r#"{"external_id": "{{ old.id }}"}"#],
+    );
+    scene.activate("customers");
+    scene.activate("leavers");
+    scene.sql("insert into customers values ('a.b@c', 'A')");
+    scene.wait_until_outbox_is_empty(PATIENCE);
+    let reply: String = scene.value("select reply #>> '{customer,external_id}' from lago_push.replies");
+    assert_eq!(reply, "a.b@c");
+    scene.sql("delete from customers");
+    scene.wait_until_outbox_is_empty(PATIENCE);
+    let deletion = requests(&scene, 1, |request| request.method == "DELETE").remove(0);
+    assert!(deletion.path.ends_with("/customers/a%2Eb%40c"), "{}", deletion.path);
+    assert_eq!((deletion.status, deletion.body_bytes), (Some(200), 0));
+}
+
+#[test]
 fn a_deletion_has_no_body_goes_to_the_very_path_and_is_done_when_there_is_nothing() {
     let scene = Scene::new();
     manual(&scene, "leavers", "DELETE", "/customers/{{ row.id }}", None);

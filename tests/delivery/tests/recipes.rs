@@ -137,7 +137,8 @@ fn plain(object: &Value) -> String {
         Value::String(text) => format!("{name} {text}"),
         other => format!("{name} {other}"),
     });
-    fields.collect::<Vec<_>>().join(", ")
+    // Their order tells only which call came first.
+    BTreeSet::from_iter(fields).into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// A test for each page: its name, where it begins, and what must hold in the end besides what Lago has, which
@@ -160,7 +161,11 @@ recipes! {
     from_nexla, "from-nexla",
         || with_plan(scene(Cluster::shared(), &[Metric::sum("requests", "bytes")], &[]));
     from_segment, "from-segment",
-        || scene(Cluster::shared(), &[Metric::sum("api_calls", "bytes"), Metric::sum("exports", "gb")], &["sub_acme"]);
+        || scene(
+            Cluster::shared(),
+            &[Metric::sum("api_calls", "bytes"), Metric::sum("exports", "gb")],
+            &["sub_acme", "sub_globex"],
+        );
     usage_in_updates, "usage-in-updates",
         || scene(Cluster::shared(), &[Metric::sum("storage", "gb")], &["sub_acme", "sub_globex"]);
     soft_deletes, "soft-deletes",
