@@ -308,8 +308,8 @@ impl Recipe {
     /// Looks at a payload, and takes out of it what belongs into the path, whose holes are filled by now.
     /// Gives the path, if the row decides it.
     fn prove(&self, out: &mut Vec<u8>, path: Option<String>) -> Result<Option<String>, String> {
-        let value: serde_json::Value = serde_json::from_str(&encoding::to_utf8(out))
-            .map_err(|_| "the payload is nested too deeply".to_owned())?;
+        let value: serde_json::Value =
+            encoding::json_from_server(out).map_err(|_| "the payload is nested too deeply".to_owned())?;
         if let Some(refusal) = payload::refusal(&self.call, &value) {
             return Err(refusal);
         }
@@ -320,7 +320,7 @@ impl Recipe {
         let (whole, body) = payload::request(filled.as_ref().unwrap_or(&self.call), value)?;
         out.clear();
         if let Some(body) = body {
-            out.extend_from_slice(&encoding::json_to_server(&body.to_string()));
+            encoding::push_json(out, body.to_string().as_bytes());
         }
         Ok(whole.or(path))
     }

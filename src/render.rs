@@ -182,7 +182,7 @@ impl Plan {
                 Step::Program(program) => {
                     let mut text = Vec::new();
                     program.render(rendering(), &mut text)?;
-                    out.extend_from_slice(&encoding::json_to_server(&String::from_utf8_lossy(&text)));
+                    encoding::push_json(out, &text);
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Computed {
         let mut text = Vec::new();
         self.expression.render(rendering, &mut text)?;
         check_demand(self.demand, &text, &self.key, || "what the template computes".to_owned())?;
-        out.extend_from_slice(&encoding::json_to_server(&String::from_utf8_lossy(&text)));
+        encoding::push_json(out, &text);
         Ok(())
     }
 }

@@ -178,9 +178,7 @@ impl Kind {
     /// The value as Liquid takes it.
     pub fn datum(&self, datum: pg_sys::Datum) -> Result<Datum, Unwritable> {
         let as_json = |written: &[u8]| {
-            serde_json::from_str(&super::encoding::to_utf8(written))
-                .map(Datum::Json)
-                .map_err(|_| Unwritable::NotJson)
+            super::encoding::json_from_server(written).map(Datum::Json).map_err(|_| Unwritable::NotJson)
         };
         Ok(match self {
             Kind::Bool => Datum::Bool(datum.value() & 1 == 1),
@@ -421,7 +419,9 @@ pub fn row_to_json(row: super::trigger::Tuple, without: &[String]) -> Option<Vec
     let mut columns: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&super::encoding::to_utf8(&json)).ok()?;
     columns.retain(|column, _| !without.contains(column));
-    Some(super::encoding::json_to_server(&serde_json::Value::Object(columns).to_string()))
+    let mut kept = Vec::new();
+    super::encoding::push_json(&mut kept, serde_json::Value::Object(columns).to_string().as_bytes());
+    Some(kept)
 }
 
 /// What output functions may depend on, and the value each has while a payload is made.
@@ -445,6 +445,10 @@ pub fn pinned_with<R>(search_path: &CStr, work: impl FnOnce() -> R) -> R {
     // SAFETY: opens a nesting level of settings; an error closes it with the surrounding subtransaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     for (name, value) in PINNED.into_iter().chain([(c"search_path", search_path)]) {
+        // Most sessions have most of them so already, and looking costs less than setting.
+        if is_set_to(name, value) {
+            continue;
+        }
         // SAFETY: both are C strings that outlive the call; the change ends with the level.
         unsafe {
             pg_sys::set_config_option(
@@ -463,6 +467,13 @@ pub fn pinned_with<R>(search_path: &CStr, work: impl FnOnce() -> R) -> R {
     // SAFETY: closes the level opened above.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
     result
+}
+
+fn is_set_to(name: &CStr, value: &CStr) -> bool {
+    // SAFETY: reads a setting by its name; what comes back lives until the next such call.
+    let now = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    // SAFETY: a C string unless null.
+    !now.is_null() && unsafe { CStr::from_ptr(now) } == value
 }
 
 /// Reads a value as pgrx does, for the few catalog-like rows that are read directly.

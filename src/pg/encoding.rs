@@ -53,14 +53,13 @@ pub fn to_server(text: &str) -> Vec<u8> {
     unsafe { CStr::from_ptr(converted) }.to_bytes().to_vec()
 }
 
-/// JSON text in the database's encoding, whatever characters it holds: where not all of them have a
-/// place there, those beyond ASCII are written as JSON's escapes.
-pub fn json_to_server(json: &str) -> Vec<u8> {
+/// Appends JSON text, given in UTF-8, in the database's encoding, whatever characters it holds: where
+/// not all of them have a place there, those beyond ASCII are written as JSON's escapes.
+pub fn push_json(out: &mut Vec<u8>, json: &[u8]) {
     if kind() == Kind::Utf8 {
-        return json.as_bytes().to_vec();
+        return out.extend_from_slice(json);
     }
-    let mut out = Vec::with_capacity(json.len());
-    for c in json.chars() {
+    for c in String::from_utf8_lossy(json).chars() {
         if c.is_ascii() {
             out.push(c as u8);
             continue;
@@ -69,7 +68,18 @@ pub fn json_to_server(json: &str) -> Vec<u8> {
             out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
         }
     }
-    out
+}
+
+/// JSON text of the database, read.
+pub fn json_from_server(json: &[u8]) -> serde_json::Result<serde_json::Value> {
+    match kind() {
+        Kind::Utf8 => match std::str::from_utf8(json) {
+            Ok(text) => serde_json::from_str(text),
+            // In a database without an encoding.
+            Err(_) => serde_json::from_str(&String::from_utf8_lossy(json)),
+        },
+        Kind::Other => serde_json::from_str(&to_utf8(json)),
+    }
 }
 
 /// Text from outside (a reply of Lago's, say) in a form any database can store: where the encoding is

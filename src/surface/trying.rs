@@ -70,9 +70,15 @@ fn rendered(
         let query = encoding::to_server(&query(&stored, operation, rows));
         let shown = caller::query(&query, &[], |rows| {
             let rows = rows.into_iter().flatten().map(|row| Apart::new(row, relation.as_ptr()));
-            rows.map(|row| show(&recipe, operation, &row, &mut ids)).collect::<Vec<_>>()
+            let rows = rows.map(|row| show(&recipe, operation, &row, &mut ids));
+            rows.collect::<Vec<_>>()
         });
-        shown.unwrap_or_default()
+        let mut shown = shown.unwrap_or_default();
+        if leaves_filter_aside(&stored, operation) {
+            let why = "the filter compares old and new, so it is left aside here: not every update of this row is sent";
+            shown.iter_mut().for_each(|(.., warnings)| warnings.push(why.into()));
+        }
+        shown
     });
     TableIterator::new(shown.collect::<Vec<_>>())
 }
@@ -82,10 +88,7 @@ fn rendered(
 fn query(stored: &Stored, operation: Operation, rows: i32) -> String {
     let table = trigger::qualified_name(stored.source);
     let name = if operation == Operation::Delete { "old" } else { "new" };
-    let filter = stored.filter.as_deref().filter(|filter| {
-        // An update is shown as if it had changed nothing, which a filter may well ask for.
-        operation != Operation::Update || !filter.to_lowercase().contains("old")
-    });
+    let filter = stored.filter.as_deref().filter(|_| !leaves_filter_aside(stored, operation));
     let condition = filter.map(|filter| format!(" where ({filter}\n)")).unwrap_or_default();
     format!("select {name} from {table} as {name}{condition} limit {rows}")
 }
@@ -96,6 +99,13 @@ fn shown_path(call: &Call) -> &str {
         Batch::UpTo { path, .. } => path,
         Batch::One => &call.path,
     }
+}
+
+/// An update is shown as if it had changed nothing, and whether it did is what a filter that names the
+/// old row asks.
+fn leaves_filter_aside(stored: &Stored, operation: Operation) -> bool {
+    let names_old = |filter: &str| filter.to_lowercase().contains("old");
+    operation == Operation::Update && stored.filter.as_deref().is_some_and(names_old)
 }
 
 type Shown = (&'static str, &'static str, Option<String>, Option<Vec<u8>>, Vec<String>);
@@ -122,7 +132,7 @@ fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<St
         }
         Ok(Whole::Payload) => payload.clone(),
     };
-    if let Ok(value) = serde_json::from_str::<serde_json::Value>(&encoding::to_utf8(&payload)) {
+    if let Ok(value) = encoding::json_from_server(&payload) {
         warnings.extend(payload::warnings(call, &value, unix_seconds()));
         if let Some(id) = value.get("transaction_id")
             && !ids.insert(id.to_string())
@@ -257,7 +267,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     let seconds = began.elapsed().as_secs_f64();
     let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
     let judged = verdict::judge(&done.outcome, &shape.call, &sent);
-    let (word, message) = in_words(judged);
+    let (word, message) = in_words(judged, &shape.call);
     let (status, reply) = match done.outcome {
         Outcome::Reply(reply) => {
             let body = encoding::storable(&String::from_utf8_lossy(&reply.body));
@@ -269,15 +279,16 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
 }
 
 /// A verdict on one message, in the words of the design: delivered, rejected, retry, hold.
-fn in_words(judged: Verdict) -> (&'static str, String) {
+fn in_words(judged: Verdict, call: &Call) -> (&'static str, String) {
     let why = match judged.condition {
         Condition::Well => None,
         Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why),
     };
     match judged.fates.into_iter().next() {
-        Some(Fate::Delivered) => {
+        Some(Fate::Delivered) if matches!(call.batch, Batch::UpTo { .. }) => {
             ("delivered", "Lago has taken it; whether it bills it, current usage in Lago shows".into())
         }
+        Some(Fate::Delivered) => ("delivered", "Lago has done it".into()),
         Some(Fate::Duplicate) => ("delivered", "Lago has it already: it was sent before".into()),
         Some(Fate::Rejected { reason }) => ("rejected", reason),
         Some(Fate::Retry { reason }) => ("retry", reason),

@@ -50,7 +50,7 @@ select lago_push.create_sync('tags', source => 'usage_tags', template => '{
     "code": "usage",
     "timestamp": {{ row.created_at }},
     "properties": {"amount": "{{ row.amount }}"{% if row.amount > 5 %}, "size": "large"{% endif %}}}');
-create function usage_event(usage_mapper) returns jsonb language sql immutable as $$
+create function usage_event(usage_mapper) returns jsonb language sql as $$
     select jsonb_build_object(
         'transaction_id', 'usage-' || $1.id,
         'external_subscription_id', $1.subscription,
