@@ -95,7 +95,7 @@ pub struct Caught {
 /// Runs `work` in an internal subtransaction, so that an error PostgreSQL or a user's function raises
 /// in it undoes only its own doing. Cancellation and shutdown are passed on: they are not `work`'s fault.
 pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
-    attempt(work, || {}).map_err(|(caught, error)| {
+    attempt(work, || {}, Doings::Kept).map_err(|(caught, error)| {
         if caught.sqlstate.starts_with("57") {
             error.rethrow();
         }
@@ -128,7 +128,7 @@ pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, 
         // SAFETY: a flag of this process.
         unsafe { pg_sys::QueryCancelPending = 0 };
     };
-    attempt(work, stop).map_err(|(caught, error)| {
+    attempt(work, stop, Doings::Kept).map_err(|(caught, error)| {
         if caught.sqlstate.starts_with("57") && caught.sqlstate != CANCELED {
             error.rethrow();
         }
@@ -136,10 +136,26 @@ pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, 
     })
 }
 
+/// Runs `work`, and undoes what it did to the database. Its errors are raised as they are.
+pub fn undone<R>(work: impl FnOnce() -> R) -> R {
+    match attempt(work, || {}, Doings::Undone) {
+        Ok(value) => value,
+        Err((_, error)) => error.rethrow(),
+    }
+}
+
+/// What becomes of the doings of work that did not fail.
+#[derive(Clone, Copy)]
+enum Doings {
+    Kept,
+    Undone,
+}
+
 /// Runs `work` in an internal subtransaction, then `ending`, whether it failed or not.
 fn attempt<R>(
     work: impl FnOnce() -> R,
     ending: impl FnOnce(),
+    doings: Doings,
 ) -> Result<R, (Caught, Box<pg_sys::panic::CaughtError>)> {
     // SAFETY: reads two variables of the backend, to put them back below.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
@@ -169,7 +185,10 @@ fn attempt<R>(
     match result {
         Ok(value) => {
             // SAFETY: ends the subtransaction begun above.
-            unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+            match doings {
+                Doings::Kept => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
+                Doings::Undone => unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() },
+            }
             restore();
             Ok(value)
         }

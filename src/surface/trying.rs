@@ -10,7 +10,7 @@ use crate::lane::{Company, Message};
 use crate::outbox;
 use crate::payload;
 use crate::pg::trigger::{self, Apart};
-use crate::pg::{caller, encoding, process};
+use crate::pg::{caller, encoding, process, xact};
 use crate::recipe::{Recipe, Whole};
 use crate::request::Shape;
 use crate::sender::{Job, Senders, Transport, USER_AGENT};
@@ -66,7 +66,7 @@ fn rendered(
         }
     };
     let mut ids = HashSet::new();
-    let shown = stored.operations().flat_map(|operation| {
+    let mut shown = |operation| {
         let query = encoding::to_server(&query(&stored, operation, rows));
         let shown = caller::query(&query, &[], |rows| {
             let rows = rows.into_iter().flatten().map(|row| Apart::new(row, relation.as_ptr()));
@@ -79,8 +79,10 @@ fn rendered(
             shown.iter_mut().for_each(|(.., warnings)| warnings.push(why.into()));
         }
         shown
-    });
-    TableIterator::new(shown.collect::<Vec<_>>())
+    };
+    // A mapper or a filter may write, and what it writes may be captured: looking must send nothing.
+    let shown: Vec<_> = xact::undone(|| stored.operations().flat_map(&mut shown).collect());
+    TableIterator::new(shown)
 }
 
 /// The rows a sync would capture, as far as its filter can be told from the rows alone. NEW and OLD

@@ -396,6 +396,77 @@ mod tests {
     }
 
     #[pg_test]
+    fn two_values_never_become_one() {
+        stage::set();
+        run("create table public.pairs (a int, b int, l int[])");
+        for place in [
+            "{{ row.a }}{{ row.b }}",
+            "{{ row.a }}{% if row.b %}{{ row.b }}{% endif %}",
+            "{% if row.a %}1{% endif %}{% if row.b %}2{% endif %}",
+            "[{% for n in row.l %}{{ n }}{% endfor %}]",
+            "[{% for n in row.l %}{{ n }}{% unless forloop.first %},{% endunless %}{% endfor %}]",
+            "{% if row.a %}{{ row.a }}{% endif %}{{ row.b }}",
+            "{% for n in row.l %}{{ n }}{% endfor %}",
+            "{% for n in row.l %}7{% endfor %}",
+            "1{{ row.a }}",
+            "{{ row.a }}5",
+            "-{{ row.a }}",
+            "{{ row.a }}.{{ row.b }}",
+            "{{ row.a }}e{{ row.b }}",
+            "{% if row.a %}{% endif %}",
+        ] {
+            let create = format!(
+                r#"select lago_push.create_sync('pairs', 'public.pairs', $t${{"transaction_id": "t-{{{{ row.a }}}}", "external_subscription_id": "s", "code": "c", "timestamp": 0, "properties": {{"v": {place}}}}}$t$)"#
+            );
+            let refused = text(&format!("select coalesce((pg_temp.failure($s${create}$s$))[2], '')"));
+            if refused.is_empty() {
+                if texts("select name from lago_push.sync") == NOTHING {
+                    run(&create);
+                }
+                run("select lago_push.activate('pairs'); insert into public.pairs values (1, 2, '{1,2}')");
+                assert_eq!(stage::payloads(), NOTHING, "{place}");
+                assert_eq!(reasons(), ["the template's branches made no valid JSON for this row"], "{place}");
+                run("select lago_push.drop_sync('pairs', discard => true)");
+            }
+        }
+    }
+
+    #[pg_test]
+    fn a_key_that_stands_in_a_branch_only_is_looked_for_in_each_payload() {
+        stage::set();
+        run(&format!(
+            "select lago_push.create_sync('calls', 'public.calls', $t${}$t$);
+             select lago_push.activate('calls')",
+            event("").replace(
+                "\"code\": \"api_calls\",",
+                "{% if row.region == 'eu' %}\"code\": \"api_calls\",{% endif %}"
+            )
+        ));
+        run("insert into public.calls values (1, 's', 1, 'eu', 'epoch'), (2, 's', 1, 'us', 'epoch')");
+        assert_eq!(stage::operations(), "i");
+        assert_eq!(reasons(), ["\"code\" is missing: Lago would refuse the call"]);
+    }
+
+    #[pg_test]
+    fn documents_of_any_depth_break_no_write() {
+        stage::set();
+        run("create table public.deep (id int, j jsonb)");
+        activate_for_value(
+            "public.deep",
+            "[{{ row.j | json }}, {% for x in row.j %}{{ x }},{% endfor %}0]",
+            "",
+        );
+        for (id, depth) in [(1, 20), (2, 500), (3, 5000)] {
+            run(&format!(
+                "insert into public.deep values ({id}, (repeat('[', {depth}) || repeat(']', {depth}))::jsonb)"
+            ));
+        }
+        assert_eq!(stage::operations(), "i");
+        assert_eq!(reasons(), vec!["column \"j\" is nested too deeply"; 2]);
+        assert_eq!(text("select count(*)::text from public.deep"), "3");
+    }
+
+    #[pg_test]
     fn a_filter_that_makes_nothing_of_a_required_value_makes_a_dead_letter() {
         stage::set();
         run(&format!(
