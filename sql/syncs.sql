@@ -472,12 +472,12 @@ begin
         wanted.destination_id := lago_push._destination_id(_alter_sync.destination);
     end if;
     -- What is pending was rendered for the call as it was.
-    if (wanted.endpoint, wanted.method, wanted.root, wanted.destination_id)
-        is distinct from (old.endpoint, old.method, old.root, old.destination_id)
+    if (wanted.endpoint, wanted.method, wanted.path, wanted.root, wanted.destination_id)
+        is distinct from (old.endpoint, old.method, old.path, old.root, old.destination_id)
         and (lago_push._has_unwritten(old.id) or exists (select from lago_push.message m where m.sync_id = old.id)) then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" has pending messages', wanted.name),
-            detail = 'They were made for its present endpoint, method, root and destination.',
+            detail = 'They were made for its present endpoint, method, path, root and destination.',
             hint = format('Wait for them with lago_push.flush(%L), then change these.', wanted.name);
     end if;
     update lago_push.sync s
@@ -517,7 +517,7 @@ declare
     hanging record;
     found_one boolean := false;
 begin
-    for hanging in select * from lago_push._triggers(sync.name) t where t.trigger like 'lago\_push\_%' loop
+    for hanging in select * from lago_push._triggers(sync.name) t where t.trigger = lago_push._trigger_name(sync) loop
         perform lago_push._as_caller(format('drop trigger %I on %s', hanging.trigger, hanging.relation));
         found_one := true;
     end loop;
@@ -540,6 +540,27 @@ as $$
 $$;
 comment on function lago_push._triggers(text) is 'Internal: the triggers that capture for a sync.';
 
+-- Purpose:    the name of the trigger that activate() makes.
+create function lago_push._trigger_name(sync lago_push.sync)
+returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    trigger_name text := 'lago_push_' || sync.name;
+begin
+    -- A name is 63 bytes at most, and the server would cut two long ones to the same.
+    if octet_length(trigger_name) > 63 then
+        while octet_length(trigger_name || '_' || sync.id) > 63 loop
+            trigger_name := left(trigger_name, -1);
+        end loop;
+        trigger_name := trigger_name || '_' || sync.id;
+    end if;
+    return trigger_name;
+end
+$$;
+comment on function lago_push._trigger_name(lago_push.sync) is 'Internal: the name of the trigger that activate() makes for a sync.';
+
 -- Purpose:    make the trigger of a sync, with the caller's rights: the condition is the caller's SQL.
 create function lago_push._attach(sync_id integer)
 returns void
@@ -549,24 +570,15 @@ as $$
 declare
     wanted lago_push.sync;
     events text;
-    trigger_name text;
 begin
     select s.* into wanted from lago_push.sync s where s.id = _attach.sync_id;
     perform lago_push._check_filter(convert_to(wanted.filter, getdatabaseencoding()));
     select string_agg(case o when 'update' then 'update' || coalesce(' of ' ||
                (select string_agg(quote_ident(c), ', ') from unnest(wanted.columns) c), '') else o end, ' or ')
       into events from unnest(wanted.operations) o;
-    -- A name is 63 bytes at most, and the server would cut two long ones to the same.
-    trigger_name := 'lago_push_' || wanted.name;
-    if octet_length(trigger_name) > 63 then
-        while octet_length(trigger_name || '_' || wanted.id) > 63 loop
-            trigger_name := left(trigger_name, -1);
-        end loop;
-        trigger_name := trigger_name || '_' || wanted.id;
-    end if;
     perform lago_push._as_caller(format(
         'create trigger %I after %s on %s for each row%s execute function lago_push.capture(%L)',
-        trigger_name, events, wanted.source, coalesce(' when (' || wanted.filter || E'\n)', ''), wanted.name));
+        lago_push._trigger_name(wanted), events, wanted.source, coalesce(' when (' || wanted.filter || E'\n)', ''), wanted.name));
 end
 $$;
 comment on function lago_push._attach(integer) is 'Internal: makes the trigger that captures for a sync.';
