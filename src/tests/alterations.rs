@@ -161,14 +161,14 @@ mod tests {
             [
                 "55000",
                 "sync \"calls\" has pending messages",
-                "They were made for its present endpoint, method, root and destination.",
+                "They were made for its present endpoint, method, path, root and destination.",
                 "Wait for them with lago_push.flush('calls'), then change these.",
             ],
         );
     }
 
     #[pg_test]
-    fn endpoint_method_root_and_destination_wait_for_pending_messages() {
+    fn endpoint_method_path_root_and_destination_wait_for_pending_messages() {
         stage::set();
         activate("calls", ", destination => 'lago'");
         run("select lago_push.create_destination('second', 'https://lago.example/api/v1')");
