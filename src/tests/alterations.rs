@@ -161,7 +161,7 @@ mod tests {
             [
                 "55000",
                 "sync \"calls\" has pending messages",
-                "They were made for its present endpoint, method, root and destination.",
+                "They were made for its present endpoint, method, path, root and destination.",
                 "Wait for them with lago_push.flush('calls'), then change these.",
             ],
         );

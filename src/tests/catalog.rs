@@ -74,6 +74,7 @@ mod tests {
             "function lago_push._suggest_template(regclass,text)",
             "function lago_push._sync(text)",
             "function lago_push._sync_named(text)",
+            "function lago_push._trigger_name(lago_push.sync)",
             "function lago_push._triggers(text)",
             "function lago_push._try_to_attach(integer)",
             "function lago_push._user_agent()",
