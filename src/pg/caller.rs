@@ -40,7 +40,7 @@ struct Entered {
     context: core::ffi::c_int,
 }
 
-/// Entry point of every function people call; `sql/functions.sql` says which they are. Hands the call
+/// Entry point of every function people call; `sql/entry_points.sql` says which they are. Hands the call
 /// over to the function of the same name with an underscore, which runs as the owner of both. The
 /// caller is noted first: its rights are the ones that count, and they need not be those of the role
 /// that logged in (a function of an index, a SECURITY DEFINER function).
