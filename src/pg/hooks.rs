@@ -1,6 +1,6 @@
 //! Hooks into the server: one on utility commands, one on the log.
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 use std::ffi::{CStr, CString};
 use std::sync::OnceLock;
 
@@ -233,6 +233,9 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
             *text = unsafe { pg_sys::MemoryContextStrdup(entry.assoc_context, hidden.as_ptr()) };
         }
     }
+    if entry.sqlerrcode != PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32 && is_backtrace(entry.detail) {
+        entry.detail = std::ptr::null_mut();
+    }
     if entry.elevel >= pgrx::PgLogLevel::ERROR as i32 && !entry.context.is_null() {
         // SAFETY: a C string of the report.
         let context = unsafe { CStr::from_ptr(entry.context) };
@@ -247,6 +250,13 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
         // SAFETY: a hook another library installed before us, called as the server would.
         unsafe { previous(report) };
     }
+}
+
+/// Whether a detail is the list of Rust's calls that pgrx adds to every error that passes through it
+/// where the server's environment has RUST_BACKTRACE. It is of use where Rust itself has failed.
+fn is_backtrace(detail: *const core::ffi::c_char) -> bool {
+    // SAFETY: a C string of the report unless null.
+    !detail.is_null() && unsafe { CStr::from_ptr(detail) }.to_bytes().starts_with(b"\n   0: ")
 }
 
 /// What is left of an error's context once the lines about our own functions are taken away, which tell
