@@ -110,6 +110,12 @@ impl Parsed {
         template.chain(path).any(|references| references.whole.iter().any(|(used, _)| *used == side))
     }
 
+    /// Whether any of it is Liquid beyond plain holes.
+    fn computes(&self) -> bool {
+        let computed = |piece: &Piece| matches!(piece, Piece::Expression(_) | Piece::Program(_));
+        self.path.is_some() || self.template.iter().any(|template| template.pieces.iter().any(computed))
+    }
+
     fn is_program(&self) -> bool {
         self.template.as_ref().is_some_and(|template| matches!(template.pieces[..], [Piece::Program(_)]))
     }
@@ -208,7 +214,10 @@ impl Recipe {
         let Definition { call, template, mapper, path, unchanged, counting } = definition;
         let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
         let named: Vec<String> = parsed.references().map(|(_, reference)| reference.column.clone()).collect();
-        let bound: Vec<Bound> = sources.columns.iter().map(Bound::new).collect();
+        // What Liquid never asks for is not made ready for it: plain holes have their own way.
+        let every = parsed.whole(Side::Row) || parsed.whole(Side::Old);
+        let asked = |column: &&Column| parsed.computes() && (every || named.contains(&column.name));
+        let bound: Vec<Bound> = sources.columns.iter().filter(asked).map(Bound::new).collect();
         let maker = match (&parsed.template, mapper) {
             (Some(template), _) => {
                 let plan = Plan::new(call.endpoint, template, &sources.columns);
@@ -222,7 +231,7 @@ impl Recipe {
         {
             return Err(format!("column \"{}\" does not exist (any more)", reference.column));
         }
-        let whole = parsed.whole(Side::Row) || matches!(maker, Maker::Mapper(_));
+        let whole = every || matches!(maker, Maker::Mapper(_));
         let counts = |column: &&Column| match (unchanged, counting) {
             (Unchanged::Send, _) => false,
             (Unchanged::Skip, []) => whole || named.contains(&column.name),
