@@ -451,7 +451,9 @@ begin
         wanted.mapper := _alter_sync.mapper::text;
     end if;
     wanted.endpoint := coalesce(_alter_sync.endpoint, wanted.endpoint);
-    wanted.operations := coalesce((select array_agg(distinct o) from unnest(_alter_sync.operations) o), wanted.operations);
+    if _alter_sync.operations is not null then
+        wanted.operations := array(select distinct o from unnest(_alter_sync.operations) o);
+    end if;
     wanted.columns := nullif(coalesce(_alter_sync.columns, wanted.columns), '{}');
     wanted.filter := nullif(coalesce(_alter_sync.filter, wanted.filter), '');
     wanted.exclude := nullif(coalesce(_alter_sync.exclude, wanted.exclude), '{}');

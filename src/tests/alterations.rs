@@ -114,6 +114,26 @@ mod tests {
     }
 
     #[pg_test]
+    fn what_a_sync_cannot_do_without_is_not_taken_away() {
+        stage::set();
+        activate("calls", ", endpoint => 'manual', path => '/x'");
+        for (options, sqlstate, message) in [
+            ("operations => '{}'", "22023", "operations must be some of insert, update, delete"),
+            ("operations => '{null}'", "22023", "operations must be some of insert, update, delete"),
+            ("path => ''", "22023", "sync \"calls\" names no path"),
+            ("endpoint => ''", "22023", "endpoint \"\" is not known"),
+            ("on_error => ''", "22023", "on_error must be dead_letter or raise"),
+            ("unchanged => ''", "22023", "unchanged must be send or skip"),
+            ("batch_size => 0", "22023", "batch_size must be between 1 and 100"),
+            ("destination => ''", "42704", "destination \"\" does not exist"),
+        ] {
+            let [code, said, ..] =
+                stage::failure(&format!("select lago_push.alter_sync('calls', {options})"));
+            assert_eq!((&*code, &*said), (sqlstate, message), "{options}");
+        }
+    }
+
+    #[pg_test]
     fn altering_nothing_changes_nothing() {
         stage::set();
         activate("calls", ", filter => 'new.bytes > 0', exclude => '{}'");
