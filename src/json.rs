@@ -34,6 +34,37 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&text[clean_from..]);
 }
 
+/// What a backslash in a JSON string begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Escape {
+    /// A character; so many bytes of text stand for it, the backslash among them.
+    Character(usize),
+    /// U+0000, which PostgreSQL and Lago cannot store.
+    Zero,
+    /// Half of a pair that names one character beyond U+FFFF.
+    Half,
+    Unknown,
+}
+
+/// Reads the escape that `text` begins with.
+pub fn escape(text: &str) -> Escape {
+    let unit = |from: usize| {
+        let digits = text.get(from..)?.strip_prefix("\\u")?.get(..4)?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+    };
+    match text.as_bytes().get(1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Escape::Character(2),
+        Some(b'u') => match (unit(0), unit(6)) {
+            (None, _) => Escape::Unknown,
+            (Some(0), _) => Escape::Zero,
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => Escape::Character(12),
+            (Some(0xd800..=0xdfff), _) => Escape::Half,
+            (Some(_), _) => Escape::Character(6),
+        },
+        _ => Escape::Unknown,
+    }
+}
+
 /// Appends a whole JSON string, quotes included.
 pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
@@ -116,6 +147,26 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out);
         String::from_utf8(out).expect("UTF-8 in, UTF-8 out")
+    }
+
+    #[test]
+    fn escapes_are_told_apart() {
+        for (text, expected) in [
+            (r"\n rest", Escape::Character(2)),
+            (r"\u00e9", Escape::Character(6)),
+            (r"\ud83d\ude00!", Escape::Character(12)),
+            (r"\uD83D", Escape::Half),
+            (r"\ud83d\u0041", Escape::Half),
+            (r"\ude00\ud83d", Escape::Half),
+            (r"\u0000", Escape::Zero),
+            (r"\q", Escape::Unknown),
+            (r"\u12g4", Escape::Unknown),
+            (r"\u+123", Escape::Unknown),
+            ("\\", Escape::Unknown),
+            ("\\ué12", Escape::Unknown),
+        ] {
+            assert_eq!(escape(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! [`crate::render`].
 #![forbid(unsafe_code)]
 
+use crate::json::{self, Escape};
 use crate::liquid::markup::{self, Whitespace};
 use crate::liquid::program;
 use crate::liquid::syntax::{Reader, Scope};
@@ -233,6 +234,9 @@ pub fn parse(text: &str) -> Result<Template, Mistake> {
     Ok(parser.out)
 }
 
+pub const HALF_A_CHARACTER: &str = "this escape is half a character";
+pub const HALF_A_CHARACTER_HINT: &str = "write the character itself, or both halves: \\ud83d\\ude00";
+
 /// Nesting a person would never reach, but a stack could.
 const DEEPEST: usize = 128;
 
@@ -395,17 +399,13 @@ impl Parser<'_> {
     }
 
     fn escape(&mut self) -> Result<(), Mistake> {
-        let digits = |text: &str| text.len() == 4 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let rest = self.rest();
-        match rest.as_bytes().get(1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.advance_literal(2),
-            Some(b'u') if rest.get(2..6).is_some_and(digits) => {
-                if rest[2..6].eq_ignore_ascii_case("0000") {
-                    return Err(self.mistake("\\u0000 cannot be stored by Lago", "remove it"));
-                }
-                self.advance_literal(6);
+        match json::escape(self.rest()) {
+            Escape::Character(length) => self.advance_literal(length),
+            Escape::Zero => return Err(self.mistake("\\u0000 cannot be stored by Lago", "remove it")),
+            Escape::Half => return Err(self.mistake(HALF_A_CHARACTER, HALF_A_CHARACTER_HINT)),
+            Escape::Unknown => {
+                return Err(self.mistake("this is not an escape JSON knows", "write \\\\ for a backslash"));
             }
-            _ => return Err(self.mistake("this is not an escape JSON knows", "write \\\\ for a backslash")),
         }
         Ok(())
     }
@@ -636,6 +636,7 @@ mod tests {
             ("{\"a\": {{ row.a b }}}", 1, 7, "more than one name"),
             ("{\"a\": \"\\q\"}", 1, 8, "escape"),
             ("{\"a\": \"\\u0000\"}", 1, 8, "u0000"),
+            ("{\"a\": \"\\ud83d\"}", 1, 8, "half a character"),
             ("{\"a\": \"\t\"}", 1, 8, "control character"),
             ("[1 2]", 1, 4, "comma"),
         ];

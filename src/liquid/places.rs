@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::markup::{malformed, position};
-use crate::template::{Key, Mistake, Place, Position, Presence, Shape};
+use crate::json::{self, Escape};
+use crate::template::{self, Key, Mistake, Place, Position, Presence, Shape};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bracket {
@@ -273,23 +274,15 @@ impl<'a> Places<'a> {
     }
 
     fn escape(&self, rest: &str, offset: usize) -> Result<usize, Mistake> {
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match rest.as_bytes().get(1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
-            Some(b'u') if rest.get(2..6) == Some("0000") => {
-                Err(malformed(self.at(offset), "\\u0000 cannot be stored by Lago", "remove it"))
+        let refuse = |what: &str, hint: &str| Err(malformed(self.at(offset), what, hint));
+        match json::escape(rest) {
+            Escape::Character(length) => Ok(length),
+            Escape::Zero => refuse("\\u0000 cannot be stored by Lago", "remove it"),
+            Escape::Half => refuse(template::HALF_A_CHARACTER, template::HALF_A_CHARACTER_HINT),
+            Escape::Unknown if rest.len() == 1 => {
+                refuse("a backslash stands directly before a hole or tag", "write \\\\ for a backslash")
             }
-            Some(b'u') if rest.get(2..6).is_some_and(digits) => Ok(6),
-            None => Err(malformed(
-                self.at(offset),
-                "a backslash stands directly before a hole or tag",
-                "write \\\\ for a backslash",
-            )),
-            _ => Err(malformed(
-                self.at(offset),
-                "this is not an escape JSON knows",
-                "write \\\\ for a backslash",
-            )),
+            Escape::Unknown => refuse("this is not an escape JSON knows", "write \\\\ for a backslash"),
         }
     }
 

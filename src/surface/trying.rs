@@ -237,7 +237,8 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     if given {
         let value = serde_json::from_str(&payload).map_err(|_| "it is nested too deeply".to_owned())?;
         let (own_path, body) = payload::request(&call, value)?;
-        path = own_path.or(path);
+        // What the row has filled is not filled again.
+        path = if call.path.contains("{{") { path } else { own_path.or(path) };
         payload = body.map(|body| body.to_string()).unwrap_or_default();
     }
     if call.method == Method::Delete {
