@@ -106,8 +106,12 @@ fn shown_path(call: &Call) -> &str {
 /// An update is shown as if it had changed nothing, and whether it did is what a filter that names the
 /// old row asks.
 fn leaves_filter_aside(stored: &Stored, operation: Operation) -> bool {
-    let names_old = |filter: &str| filter.to_lowercase().contains("old");
     operation == Operation::Update && stored.filter.as_deref().is_some_and(names_old)
+}
+
+/// Whether a condition names the old row: as a word of its own, not as the end of `threshold`.
+fn names_old(filter: &str) -> bool {
+    filter.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case("old"))
 }
 
 type Shown = (&'static str, &'static str, Option<String>, Option<Vec<u8>>, Vec<String>);
@@ -304,4 +308,19 @@ fn in_words(judged: Verdict, call: &Call) -> (&'static str, String) {
 
 fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_old;
+
+    #[test]
+    fn a_filter_names_the_old_row_by_a_word_of_its_own() {
+        for filter in ["old.n < new.n", "new is distinct from OLD", "(Old).n > 1"] {
+            assert!(names_old(filter), "{filter}");
+        }
+        for filter in ["new.threshold > 1", "new.sold", "new.old_price > 1", "new.n > 0"] {
+            assert!(!names_old(filter), "{filter}");
+        }
+    }
 }
