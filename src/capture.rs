@@ -108,7 +108,7 @@ fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: On
             "capture",
         )
         .set_hint(
-            "Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.",
+            "Correct the row, or let such writes through: lago_push.alter_sync(…, on_error => 'dead_letter').",
         )
         .report(PgLogLevel::ERROR);
     }

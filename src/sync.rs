@@ -179,8 +179,11 @@ pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
 }
 
 impl Stored {
+    /// Those it captures, in the order in which they happen to a row.
     pub fn operations(&self) -> impl Iterator<Item = Operation> {
-        self.operations.iter().filter_map(|word| operation(word))
+        [Operation::Insert, Operation::Update, Operation::Delete]
+            .into_iter()
+            .filter(|operation| self.operations.iter().any(|word| word == operation.word()))
     }
 
     /// Binds the definition to an open relation: the source, or a partition of it.
@@ -245,10 +248,4 @@ fn broken(reason: String) -> Compiled {
         excluded: Vec::new(),
         until: Until::Announced,
     }
-}
-
-pub fn operation(word: &str) -> Option<Operation> {
-    [Operation::Insert, Operation::Update, Operation::Delete]
-        .into_iter()
-        .find(|operation| operation.word() == word)
 }

@@ -226,8 +226,7 @@ mod tests {
     fn a_sync_that_raises_refuses_the_write_and_names_no_value() {
         stage::set();
         activate("calls", ", on_error => 'raise'");
-        let hint =
-            "Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.";
+        let hint = "Correct the row, or let such writes through: lago_push.alter_sync(…, on_error => 'dead_letter').";
         refuses(
             "insert into public.calls values (1, null, 10, 'hush', 'epoch')",
             [

@@ -126,7 +126,7 @@ mod tests {
                 "22000",
                 "sync \"mapped\" cannot bill this row: the mapper failed with SQLSTATE 22P06",
                 "",
-                "Correct the row, or create the sync with on_error => 'dead_letter' to let such writes through.",
+                "Correct the row, or let such writes through: lago_push.alter_sync(…, on_error => 'dead_letter').",
             ],
         );
         assert_eq!(text("select count(*)::text from public.calls"), "0");
