@@ -619,22 +619,35 @@ end
 $$;
 comment on function lago_push._activate(text) is 'Internal: does lago_push.activate().';
 
+-- Purpose:    give a sync that has been started another state.
+-- Parameters: state, the new one; advice, the hint if it has not been started.
+create function lago_push._set_state(sync text, state text, advice text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted lago_push.sync := lago_push._sync(_set_state.sync);
+begin
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            hint = advice;
+    end if;
+    update lago_push.sync s set state = _set_state.state where s.id = wanted.id;
+    perform lago_push._wake();
+end
+$$;
+comment on function lago_push._set_state(text, text, text) is 'Internal: gives a sync that has been started another state.';
+
 -- Purpose:    go on capturing, stop delivering.
 create function lago_push._pause(sync text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    wanted lago_push.sync := lago_push._sync(_pause.sync);
 begin
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            hint = 'It captures nothing yet; start it with lago_push.activate().';
-    end if;
-    update lago_push.sync s set state = 'paused' where s.id = wanted.id;
-    perform lago_push._wake();
+    perform lago_push._set_state(_pause.sync, 'paused', 'It captures nothing yet; start it with lago_push.activate().');
 end
 $$;
 comment on function lago_push._pause(text) is 'Internal: does lago_push.pause().';
@@ -645,16 +658,8 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    wanted lago_push.sync := lago_push._sync(_resume.sync);
 begin
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            hint = 'Start it with lago_push.activate().';
-    end if;
-    update lago_push.sync s set state = 'active' where s.id = wanted.id;
-    perform lago_push._wake();
+    perform lago_push._set_state(_resume.sync, 'active', 'Start it with lago_push.activate().');
 end
 $$;
 comment on function lago_push._resume(text) is 'Internal: does lago_push.resume().';

@@ -69,6 +69,7 @@ mod tests {
             "function lago_push._send(integer,text,bytea,boolean)",
             "function lago_push._send_test(text,jsonb)",
             "function lago_push._set_api_key(text,text)",
+            "function lago_push._set_state(text,text,text)",
             "function lago_push._store_api_key(integer,text)",
             "function lago_push._suggest(bytea,bytea,bytea,text[],bytea)",
             "function lago_push._suggest_template(regclass,text)",
