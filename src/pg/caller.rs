@@ -146,12 +146,18 @@ pub fn parse_expression(text: &[u8]) {
 
 /// Runs `work` with the caller's rights.
 fn with_rights<R>(work: impl FnOnce() -> R) -> R {
+    with_rights_of(role(), work)
+}
+
+/// Does `work` with the rights of a role that exists. An error restores the former ones with the
+/// transaction or subtransaction it ends.
+pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
     let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
-    // SAFETY: the role exists: it has just called. An error restores both with the transaction.
-    unsafe { pg_sys::SetUserIdAndSecContext(role(), flags) };
+    // SAFETY: the role exists.
+    unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
     let result = work();
     // SAFETY: puts back what was read above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };

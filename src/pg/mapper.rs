@@ -1,5 +1,6 @@
 //! A user's mapper function: from a row to jsonb, called for each captured row.
 
+use super::caller::with_rights_of;
 use super::trigger::Tuple;
 use super::{cell, xact};
 use crate::buffer::Operation;
@@ -108,21 +109,6 @@ impl Drop for Mapper {
 
 /// Who may look up anything: names are looked up so, and nothing is run.
 const SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
-
-/// Does `work` with the rights of a role that exists. An error restores the former ones with the
-/// subtransaction it ends.
-fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: reads two variables of the backend.
-    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
-    let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
-    // SAFETY: the role exists.
-    unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
-    let result = work();
-    // SAFETY: puts back what was read above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    result
-}
 
 /// The first column of the first row of the statement just run, as text.
 fn first_value() -> Option<Vec<u8>> {
