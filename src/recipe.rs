@@ -104,6 +104,18 @@ impl Parsed {
         template.map(|reference| ("template", reference)).chain(path.map(|reference| ("path", reference)))
     }
 
+    /// Makes sure that every column that is named is there.
+    fn find_columns(&self, sources: &Sources) -> Result<(), Fault> {
+        let is_there = |name: &str| sources.columns.iter().any(|column| column.name == name);
+        match self.references().find(|(_, reference)| !is_there(&reference.column)) {
+            None => Ok(()),
+            Some((place, reference)) => {
+                let missing = Missing::new(&reference.column, reference.at, &sources.columns);
+                Err(Fault::Missing { place, missing })
+            }
+        }
+    }
+
     fn whole(&self, side: Side) -> bool {
         let template = self.template.iter().map(Template::references);
         let path = self.path.iter().map(PathTemplate::references);
@@ -130,15 +142,9 @@ pub fn check(
     sources: &Sources,
 ) -> Result<Needs, Fault> {
     let parsed = parse(call, template, path, has_mapper)?;
-    let mut old_row = parsed.whole(Side::Old);
-    for (place, reference) in parsed.references() {
-        old_row |= reference.side == Side::Old;
-        if !sources.columns.iter().any(|column| column.name == reference.column) {
-            let missing = Missing::new(&reference.column, reference.at, &sources.columns);
-            return Err(Fault::Missing { place, missing });
-        }
-    }
-    Ok(Needs { old_row })
+    parsed.find_columns(sources)?;
+    let names_old = parsed.references().any(|(_, reference)| reference.side == Side::Old);
+    Ok(Needs { old_row: names_old || parsed.whole(Side::Old) })
 }
 
 /// What makes the payload.
@@ -149,13 +155,15 @@ enum Maker {
     Nothing,
 }
 
-/// Whether the definition proves that every payload meets the endpoint's demands.
+/// What is done with each payload before it is a message's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
+    /// Nothing: the definition proves that it meets the endpoint's demands, or there is none.
     Given,
-    /// Each payload is looked at: a mapper or a template's branches made it, or parts of it belong into
-    /// the path.
+    /// It is looked at: a mapper or a template's branches made it.
     EachPayload,
+    /// The same, and parts of it belong into the path.
+    EachPayloadAndTakenApart,
 }
 
 /// What to do with an update that changes no value the sync uses.
@@ -213,6 +221,7 @@ impl Recipe {
     ) -> Result<Recipe, String> {
         let Definition { call, template, mapper, path, unchanged, counting } = definition;
         let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
+        parsed.find_columns(sources).map_err(|fault| fault.to_string())?;
         let named: Vec<String> = parsed.references().map(|(_, reference)| reference.column.clone()).collect();
         // What Liquid never asks for is not made ready for it: plain holes have their own way.
         let every = parsed.whole(Side::Row) || parsed.whole(Side::Old);
@@ -226,11 +235,6 @@ impl Recipe {
             (None, Some(signature)) => Maker::Mapper(bind_mapper(signature, sources)?),
             (None, None) => Maker::Nothing,
         };
-        if let Some((_, reference)) =
-            parsed.references().find(|(_, reference)| !sources.names().contains(&reference.column.as_str()))
-        {
-            return Err(format!("column \"{}\" does not exist (any more)", reference.column));
-        }
         let whole = every || matches!(maker, Maker::Mapper(_));
         let counts = |column: &&Column| match (unchanged, counting) {
             (Unchanged::Send, _) => false,
@@ -244,7 +248,9 @@ impl Recipe {
             .filter_map(|column| trigger::stored(relation, column.number))
             .collect();
         let proof = match maker {
-            Maker::Template(_) if !parsed.is_program() && !call.takes_from_payload() => Proof::Given,
+            Maker::Nothing => Proof::Given,
+            _ if call.takes_from_payload() => Proof::EachPayloadAndTakenApart,
+            Maker::Template(_) if !parsed.is_program() => Proof::Given,
             _ => Proof::EachPayload,
         };
         Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting, named })
@@ -272,7 +278,7 @@ impl Recipe {
         {
             return Ok(Made::Skipped);
         }
-        let view = RowView::new(operation, row, old, &self.bound);
+        let view = self.view(operation, row, old);
         match self.payload(&view, out)? {
             Whole::Skipped => Ok(Made::Skipped),
             Whole::Payload => Ok(Made::Message(self.address(&view, out)?)),
@@ -305,7 +311,7 @@ impl Recipe {
             Some(path) => Some(self.fill(path, view)?),
             None => None,
         };
-        if self.proof == Proof::EachPayload && !matches!(self.maker, Maker::Nothing) {
+        if self.proof != Proof::Given {
             path = self.prove(out, path)?;
         }
         if self.call.method == Method::Delete {
@@ -322,7 +328,7 @@ impl Recipe {
         if let Some(refusal) = payload::refusal(&self.call, &value) {
             return Err(refusal);
         }
-        if !self.call.takes_from_payload() {
+        if self.proof != Proof::EachPayloadAndTakenApart {
             return Ok(path);
         }
         let filled = path.clone().map(|path| Call { path, ..self.call.clone() });
