@@ -146,6 +146,8 @@ begin
            rate_limit = changed.rate_limit, connections = changed.connections, timeout = changed.timeout,
            ca_file = changed.ca_file, proxy = changed.proxy, allow_http = changed.allow_http
      where d.id = changed_id;
+    -- Whatever the worker held it for may have been put right by this.
+    delete from lago_push.destination_hold h where h.destination_id = changed_id;
     if _alter_destination.api_key is not null then
         perform lago_push._store_api_key(changed_id, _alter_destination.api_key);
     elsif _alter_destination.api_key_file is not null then
@@ -205,7 +207,7 @@ as $$
 begin
     update lago_push.destination d set held_because = null
      where d.id = lago_push._destination_id(_release.destination);
-    update lago_push.destination_health h set next_attempt_at = null
+    delete from lago_push.destination_hold h
      where h.destination_id = lago_push._destination_id(_release.destination);
     perform lago_push._wake();
 end

@@ -14,13 +14,18 @@ create table lago_push.destination (
     allow_http   boolean not null default false,
     api_key_file text,
     held_because text,
+    connect_timeout interval not null default '10 s',
+    -- None: as long as the whole request may take.
+    read_timeout    interval,
     constraint destination_is_numbered primary key (id),
     constraint destination_name_is_unique unique (name),
     constraint destination_has_a_name check (name <> ''),
     constraint headers_are_text_by_name check (jsonb_typeof(headers) = 'object'),
     constraint rate_limit_is_positive check (rate_limit > 0 and rate_limit <= 1000000),
     constraint connections_are_1_to_256 check (connections between 1 and 256),
-    constraint timeout_is_1_s_to_1_h check (timeout between '1 s' and '1 h')
+    constraint timeout_is_1_s_to_1_h check (timeout between '1 s' and '1 h'),
+    constraint connect_timeout_is_100_ms_to_1_h check (connect_timeout between '100 ms' and '1 h'),
+    constraint read_timeout_is_100_ms_to_1_h check (read_timeout between '100 ms' and '1 h')
 );
 comment on table lago_push.destination is 'One Lago organization: where it is and how to talk to it. Private; read lago_push.destinations.';
 
@@ -51,6 +56,17 @@ create table lago_push.destination_health (
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 comment on table lago_push.destination_health is 'How each destination answered so far; written by the worker. Private; read lago_push.destinations.';
 
+-- Apart from lago_push.destination, so that the worker never waits for a session that is changing one.
+create table lago_push.destination_hold (
+    destination_id integer not null,
+    since          timestamptz not null default pg_catalog.clock_timestamp(),
+    why            text not null,
+    constraint one_hold_per_destination primary key (destination_id),
+    constraint hold_belongs_to_a_destination
+        foreign key (destination_id) references lago_push.destination (id) on delete cascade
+);
+comment on table lago_push.destination_hold is 'Destinations the worker has stopped delivering to, because only somebody can put right what is wrong. Private; read lago_push.destinations.';
+
 create table lago_push.sync (
     id             integer generated always as identity,
     name           text not null,
@@ -76,6 +92,7 @@ create table lago_push.sync (
     keep_replies   interval,
     on_error       text not null default 'dead_letter',
     state          text not null default 'draft',
+    order_by       text,
     constraint sync_is_numbered primary key (id),
     constraint sync_name_is_unique unique (name),
     constraint sync_has_a_name check (name <> ''),
@@ -96,9 +113,10 @@ comment on table lago_push.sync is 'Source table, operations, template, endpoint
 
 create table lago_push.account (
     sync_id           integer not null,
+    -- Of what has left the outbox: what it entered as. The rest stands with what is still there.
+    captured          bigint not null default 0,
     delivered         bigint not null default 0,
     duplicate         bigint not null default 0,
-    rejected          bigint not null default 0,
     last_delivered_at timestamptz,
     last_error        text,
     last_error_at     timestamptz,
@@ -107,6 +125,22 @@ create table lago_push.account (
         foreign key (sync_id) references lago_push.sync (id) on delete cascade
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 comment on table lago_push.account is 'What became of each sync''s messages so far; moves in the transaction that settles them. Private; read lago_push.status.';
+
+-- One row per call of a function, and no running total: the worker must not wait for a session that has
+-- redriven letters and not committed.
+create table lago_push.intervention (
+    sync_id   integer not null,
+    at        timestamptz not null default pg_catalog.clock_timestamp(),
+    by        text not null,
+    what      text not null,
+    captured  bigint not null default 0,
+    redriven  bigint not null default 0,
+    discarded bigint not null default 0,
+    constraint intervention_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade
+);
+create index intervention_by_sync on lago_push.intervention (sync_id);
+comment on table lago_push.intervention is 'What was done to dead letters, by whom. Private; lago_push.ledger sums it up.';
 
 create sequence lago_push.message_id as bigint;
 comment on sequence lago_push.message_id is 'Numbers messages in the order of capture. Gaps are normal: rolled-back transactions leave them.';
@@ -117,11 +151,15 @@ create table lago_push.message (
     id          bigint not null,
     enqueued_at timestamptz not null,
     sync_id     integer not null,
+    -- How many captured rows are counted with this message: all that one write added of its sync, or none.
+    entered     integer not null default 1,
     operation   "char" not null,
     -- The request's body, or one element of it; empty where the call has none.
     payload     text not null,
     -- The request's path, where it depends on the row; else the endpoint's own.
     path        text,
+    -- Messages of a sync that have the same one go one after the other.
+    key         bigint,
     constraint message_is_numbered primary key (id)
 ) with (
     toast_tuple_target = 8160,
@@ -157,6 +195,8 @@ create table lago_push.dead_letter (
     path         text,
     -- The row before an update, so that what could not be rendered can be rendered again.
     old_row      json,
+    entered      integer not null default 0,
+    key          bigint,
     constraint dead_letter_is_numbered primary key (id)
 );
 alter table lago_push.dead_letter alter column payload set storage external;
@@ -190,9 +230,11 @@ comment on column lago_push.reply.keep_until is 'when it is removed';
 select pg_catalog.pg_extension_config_dump('lago_push.destination', '');
 select pg_catalog.pg_extension_config_dump('lago_push.destination_id_seq', '');
 select pg_catalog.pg_extension_config_dump('lago_push.destination_health', '');
+select pg_catalog.pg_extension_config_dump('lago_push.destination_hold', '');
 select pg_catalog.pg_extension_config_dump('lago_push.sync', '');
 select pg_catalog.pg_extension_config_dump('lago_push.sync_id_seq', '');
 select pg_catalog.pg_extension_config_dump('lago_push.account', '');
+select pg_catalog.pg_extension_config_dump('lago_push.intervention', '');
 select pg_catalog.pg_extension_config_dump('lago_push.message_id', '');
 select pg_catalog.pg_extension_config_dump('lago_push.message', '');
 select pg_catalog.pg_extension_config_dump('lago_push.retry', '');

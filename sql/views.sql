@@ -45,6 +45,7 @@ create view lago_push.destinations as
 select d.name,
        d.url,
        case when d.held_because is not null then 'held: ' || d.held_because
+            when o.why is not null then 'held: ' || o.why
             when h.next_attempt_at > pg_catalog.clock_timestamp() then 'backing off'
             else 'open' end as state,
        coalesce(f.in_flight, 0) as in_flight,
@@ -57,6 +58,7 @@ select d.name,
        h.last_error_at
   from lago_push.destination d
   left join lago_push.destination_health h on h.destination_id = d.id
+  left join lago_push.destination_hold o on o.destination_id = d.id
   left join lago_push._in_flight() f on f.destination_id = d.id;
 comment on view lago_push.destinations is 'One row per destination: whether it takes deliveries, and how it answered so far.';
 comment on column lago_push.destinations.state is 'open; held: by whom or why; backing off: in trouble, next tried at next_attempt_at';

@@ -46,6 +46,8 @@ pub struct Entry {
     pub operation: Operation,
     /// The request's path, where it depends on the row. Percent-encoded, so ASCII in every encoding.
     pub path: Option<Box<str>>,
+    /// Messages of a sync that have the same one go one after the other.
+    pub key: Option<i64>,
     /// Given out at the first write after capture; 0 until then.
     pub id: i64,
     pub body: Body,
@@ -89,6 +91,7 @@ impl Buffer {
         sync: i32,
         operation: Operation,
         path: Option<Box<str>>,
+        key: Option<i64>,
         payload: &[u8],
     ) {
         let from = self.arena.len();
@@ -98,7 +101,7 @@ impl Buffer {
         self.arena.resize(self.arena.len().next_multiple_of(HEADER), 0);
         let body = Body::Payload { from, length: payload.len() };
         self.other_bytes += path.as_ref().map_or(0, |path| path.len());
-        self.entries.push(Entry { sync, operation, path, id: 0, body, owner });
+        self.entries.push(Entry { sync, operation, path, key, id: 0, body, owner });
     }
 
     pub fn push_dead(&mut self, owner: Subtransaction, sync: i32, operation: Operation, dead: StillBorn) {
@@ -107,6 +110,7 @@ impl Buffer {
             sync,
             operation,
             path: None,
+            key: None,
             id: 0,
             body: Body::Dead(Box::new(dead)),
             owner,
@@ -205,7 +209,7 @@ mod tests {
 
     fn push(buffer: &mut Buffer, owner: Subtransaction, payload: &str) {
         let path = payload.ends_with('7').then(|| payload.into());
-        buffer.push_payload(owner, 1, Operation::Insert, path, payload.as_bytes());
+        buffer.push_payload(owner, 1, Operation::Insert, path, None, payload.as_bytes());
     }
 
     fn write(buffer: &mut Buffer, current: Subtransaction) -> Vec<(i64, String)> {

@@ -48,7 +48,21 @@ pub struct Call {
     pub repeat: Repeat,
 }
 
+/// What Lago counts requests by, where it limits them: the limits of the two differ by the factor ten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Category {
+    Events,
+    Other,
+}
+
 impl Call {
+    pub fn category(&self) -> Category {
+        match (self.batch, self.path.as_str()) {
+            (Batch::UpTo { .. }, _) | (_, "/events" | "/events/batch") => Category::Events,
+            _ => Category::Other,
+        }
+    }
+
     /// The call of a sync; none if its endpoint or method is unknown, or a manual call has no path.
     pub fn of(name: &str, method: Option<&str>, path: Option<&str>, root: Option<&str>) -> Option<Call> {
         let method = match method {

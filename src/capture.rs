@@ -83,7 +83,7 @@ pub fn capture(fired: &Fired) {
             payload.clear();
             match ready.recipe.make(operation, fired.row(), fired.old(), &mut payload) {
                 Ok(Made::Message(path)) => with_buffer(|buffer, current| {
-                    buffer.push_payload(current, ready.sync, operation, path, &payload)
+                    buffer.push_payload(current, ready.sync, operation, path, None, &payload)
                 }),
                 Ok(Made::Skipped) => {}
                 Err(reason) => {

@@ -68,8 +68,9 @@ pub fn read() -> Result<Directory> {
         let mut rows = client.select(
             "select d.id, d.name, d.url, d.headers::text, d.rate_limit::float8, d.connections,
                     extract(epoch from d.timeout)::float8, d.ca_file, d.proxy, d.api_key_file, k.api_key,
-                    d.held_because is not null
+                    d.held_because is not null or h.destination_id is not null
                from lago_push.destination d
+               left join lago_push.destination_hold h on h.destination_id = d.id
                left join lago_push.api_key k on k.destination_id = d.id",
             None,
             &[],
@@ -162,6 +163,7 @@ fn group<'a>(syncs: impl Iterator<Item = (&'a i32, &'a Delivery)>) -> Grouping {
             Some(least) => *least = most.min(*least),
             None => {
                 shapes.push(shape);
+                grouping.categories.push(shape.call.category());
                 grouping.most.push(most);
             }
         }

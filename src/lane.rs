@@ -6,35 +6,14 @@
 #![forbid(unsafe_code)]
 
 use crate::backoff::{self, Dice};
+use crate::call::Category;
 use crate::cursor::Range;
-use crate::verdict::Condition;
+use crate::lookup::LookUp;
+use crate::message::Message;
+use crate::verdict::{Allowance, Condition};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// A message as the worker holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    pub id: i64,
-    pub sync: i32,
-    pub operation: u8,
-    pub payload: String,
-    /// The request's path, where the row decides it; such a message goes alone.
-    pub path: Option<String>,
-    /// Attempts that failed by what may be its own fault.
-    pub attempts: u32,
-    pub company: Company,
-}
-
-/// Whether a message may share a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Company {
-    Any,
-    Alone,
-}
-
-/// After this many failed attempts a message goes alone, so that one that always fails stops taking
-/// its batch with it.
-const ISOLATE_AFTER: u32 = 3;
 /// Unexpected answers in a row after which the destination counts as in trouble.
 const DOUBTS_TO_TROUBLE: u32 = 3;
 /// How long a batch that is not full waits for company while other requests are under way.
@@ -56,6 +35,8 @@ pub struct Grouping {
     pub group_of: BTreeMap<i32, usize>,
     /// The most messages one request of each group holds.
     pub most: Vec<usize>,
+    /// What Lago counts the requests of each group by.
+    pub categories: Vec<Category>,
 }
 
 /// What to do now.
@@ -63,6 +44,8 @@ pub struct Grouping {
 pub enum Next {
     /// One request, of one group.
     Send(Vec<Message>),
+    /// A question about one message.
+    LookUp(Message, LookUp),
     /// Nothing before that moment, unless something arrives or returns.
     Wait(Option<Instant>),
 }
@@ -78,6 +61,7 @@ pub struct Lane {
     /// The queue whose turn it is.
     turn: usize,
     later: BTreeMap<(Instant, i64), Message>,
+    look_ups: BTreeMap<(Instant, i64), (Message, LookUp)>,
     in_flight: usize,
     messages: usize,
     bytes: usize,
@@ -92,48 +76,48 @@ struct Queue {
     /// The most one request holds.
     most: usize,
     ready: VecDeque<Message>,
-    alone: VecDeque<Message>,
+    /// Requests whose messages are settled already, each to go as it is.
+    sets: VecDeque<Vec<Message>>,
     ready_since: Option<Instant>,
 }
 
 impl Queue {
     fn new(most: usize) -> Queue {
-        Queue { most: most.max(1), ready: VecDeque::new(), alone: VecDeque::new(), ready_since: None }
+        Queue { most: most.max(1), ready: VecDeque::new(), sets: VecDeque::new(), ready_since: None }
     }
 
     fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.alone.is_empty()
+        self.ready.is_empty() && self.sets.is_empty()
     }
 
     fn messages(&self) -> impl Iterator<Item = &Message> {
-        self.ready.iter().chain(&self.alone)
+        self.ready.iter().chain(self.sets.iter().flatten())
     }
 
     fn put(&mut self, message: Message, now: Instant, end: End) {
-        let goes_alone =
-            message.company == Company::Alone || message.path.is_some() || message.attempts >= ISOLATE_AFTER;
-        let queue = if goes_alone {
-            &mut self.alone
-        } else {
-            self.ready_since.get_or_insert(now);
-            &mut self.ready
-        };
+        if message.path.is_some() || message.attempts > 0 {
+            return match end {
+                End::Front => self.sets.push_front(vec![message]),
+                End::Back => self.sets.push_back(vec![message]),
+            };
+        }
+        self.ready_since.get_or_insert(now);
         match end {
-            End::Front => queue.push_front(message),
-            End::Back => queue.push_back(message),
+            End::Front => self.ready.push_front(message),
+            End::Back => self.ready.push_back(message),
         }
     }
 
     /// Whether it has a request to make: a batch that is not full waits briefly for company.
     fn is_ready(&self, now: Instant, in_flight: usize) -> bool {
-        !self.alone.is_empty()
+        !self.sets.is_empty()
             || self.ready.len() >= self.most
             || !self.ready.is_empty() && (in_flight == 0 || self.ready_since.unwrap_or(now) + LINGER <= now)
     }
 
     fn take(&mut self, now: Instant) -> Vec<Message> {
-        if let Some(message) = self.alone.pop_front() {
-            return vec![message];
+        if let Some(set) = self.sets.pop_front() {
+            return set;
         }
         let mut bytes = 0;
         let fitting = self.ready.iter().take(self.most).take_while(|message| {
@@ -156,6 +140,7 @@ impl Lane {
             queues: vec![Queue::new(1)],
             turn: 0,
             later: BTreeMap::new(),
+            look_ups: BTreeMap::new(),
             in_flight: 0,
             messages: 0,
             bytes: 0,
@@ -174,8 +159,10 @@ impl Lane {
         }
         self.group_of.clone_from(&grouping.group_of);
         let old = std::mem::replace(&mut self.queues, new_most.into_iter().map(Queue::new).collect());
-        let mut waiting: Vec<Message> =
-            old.into_iter().flat_map(|queue| queue.ready.into_iter().chain(queue.alone)).collect();
+        let mut waiting: Vec<Message> = old
+            .into_iter()
+            .flat_map(|queue| queue.ready.into_iter().chain(queue.sets.into_iter().flatten()))
+            .collect();
         waiting.sort_unstable_by_key(|message| message.id);
         for message in waiting {
             self.queue(message, None, now, End::Back);
@@ -215,10 +202,10 @@ impl Lane {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// A message has left for good: delivered, rejected.
-    pub fn settled(&mut self, payload_bytes: usize) {
+    /// A message has left this lane: delivered, rejected, or given back.
+    pub fn settled(&mut self, message: &Message) {
         self.messages -= 1;
-        self.bytes -= payload_bytes;
+        self.bytes -= message.payload.len();
     }
 
     /// A message has to go again, at once and before what came after it.
@@ -226,14 +213,43 @@ impl Lane {
         self.queue(message, None, now, End::Front);
     }
 
-    /// A message failed by what may be its own fault. Gives the message's wait.
-    pub fn retry(&mut self, mut message: Message, now: Instant, wait: Duration) {
-        message.attempts += 1;
+    /// Messages have to go again at once, in a request that holds these and no others.
+    pub fn resend_set(&mut self, messages: Vec<Message>, _now: Instant) {
+        let Some(first) = messages.first() else { return };
+        let last = self.queues.len().saturating_sub(1);
+        let group = self.group_of.get(&first.sync).copied().unwrap_or(last);
+        if let Some(queue) = self.queues.get_mut(group.min(last)) {
+            queue.sets.push_back(messages);
+        }
+    }
+
+    /// Requests of a sync's group were too large: from now on they hold at most so many messages.
+    pub fn shrink(&mut self, sync: i32, most: usize) {
+        let last = self.queues.len().saturating_sub(1);
+        let group = self.group_of.get(&sync).copied().unwrap_or(last);
+        if let Some(queue) = self.queues.get_mut(group.min(last)) {
+            queue.most = queue.most.min(most.max(1));
+        }
+    }
+
+    /// A message failed, and goes again after a wait. What has failed by its own fault goes alone.
+    pub fn retry(&mut self, message: Message, now: Instant, wait: Duration) {
         self.queue(message, Some(now + wait), now, End::Back);
     }
 
+    /// Lago is to be asked about a message, after a wait.
+    pub fn look_up(&mut self, message: Message, look: LookUp, now: Instant, wait: Duration) {
+        self.look_ups.insert((now + wait, message.id), (message, look));
+    }
+
     /// Takes note of what a reply says of the destination. Gives the pause it starts, if it does.
-    pub fn observe(&mut self, condition: &Condition, now: Instant, dice: &mut Dice) -> Option<Duration> {
+    pub fn observe(
+        &mut self,
+        condition: &Condition,
+        _allowance: Option<(Category, Allowance)>,
+        now: Instant,
+        dice: &mut Dice,
+    ) -> Option<Duration> {
         let asked = match condition {
             Condition::Well => {
                 self.failures = 0;
@@ -242,6 +258,8 @@ impl Lane {
             }
             // Requests that were under way when the pause began tell nothing new.
             _ if self.closed_until.is_some_and(|until| until > now) => return None,
+            // Its gate is closed until somebody opens it.
+            Condition::Hold { .. } => return None,
             Condition::Doubtful { .. } => None,
             Condition::Trouble { wait, .. } => *wait,
         };
@@ -264,10 +282,23 @@ impl Lane {
     pub fn give_back(&mut self, gone: impl Fn(i32) -> bool) -> Vec<Message> {
         let mut out = Vec::new();
         for queue in &mut self.queues {
-            for queue in [&mut queue.ready, &mut queue.alone] {
-                for message in std::mem::take(queue) {
-                    if gone(message.sync) { out.push(message) } else { queue.push_back(message) }
+            for message in std::mem::take(&mut queue.ready) {
+                if gone(message.sync) { out.push(message) } else { queue.ready.push_back(message) }
+            }
+            for set in std::mem::take(&mut queue.sets) {
+                let (leaves, stays): (Vec<Message>, Vec<Message>) =
+                    set.into_iter().partition(|message| gone(message.sync));
+                out.extend(leaves);
+                if !stays.is_empty() {
+                    queue.sets.push_back(stays);
                 }
+            }
+        }
+        for (due, (message, look)) in std::mem::take(&mut self.look_ups) {
+            if gone(message.sync) {
+                out.push(message)
+            } else {
+                drop(self.look_ups.insert(due, (message, look)))
             }
         }
         for (due, message) in std::mem::take(&mut self.later) {
@@ -282,7 +313,13 @@ impl Lane {
 
     /// The ids of what waits here. What is in flight is not among them.
     pub fn ids(&self) -> impl Iterator<Item = i64> {
-        self.queues.iter().flat_map(Queue::messages).chain(self.later.values()).map(|message| message.id)
+        let looked_up = self.look_ups.values().map(|(message, _)| message);
+        self.queues
+            .iter()
+            .flat_map(Queue::messages)
+            .chain(self.later.values())
+            .chain(looked_up)
+            .map(|message| message.id)
     }
 
     /// Decides what goes out now.
@@ -295,7 +332,10 @@ impl Lane {
             self.queue(message, None, now, End::Back);
         }
         let due = self.later.first_key_value().map(|((due, _), _)| *due);
-        if self.queues.iter().all(Queue::is_empty) {
+        let question = self.look_ups.first_key_value().map(|((due, _), _)| *due);
+        let due = due.into_iter().chain(question).min();
+        let asks = question.is_some_and(|question| question <= now);
+        if !asks && self.queues.iter().all(Queue::is_empty) {
             return Next::Wait(due);
         }
         let connections = if self.failures == 0 { self.limits.connections } else { 1 };
@@ -307,17 +347,25 @@ impl Lane {
                 return Next::Wait(Some(gate));
             }
         }
+        if asks && let Some((_, (message, look))) = self.look_ups.pop_first() {
+            self.take_slot(now);
+            return Next::LookUp(message, look);
+        }
         let Some(batch) = self.take_turn(now) else {
             let lingering = self.queues.iter().filter(|queue| !queue.ready.is_empty());
             let full_enough = lingering.filter_map(|queue| queue.ready_since).min();
             return Next::Wait(full_enough.map(|since| since + LINGER).into_iter().chain(due).min());
         };
+        self.take_slot(now);
+        Next::Send(batch)
+    }
+
+    fn take_slot(&mut self, now: Instant) {
         self.in_flight += 1;
         if let Some(rate) = self.limits.rate.filter(|rate| *rate > 0.0) {
             self.next_slot =
                 Some(self.next_slot.unwrap_or(now).max(now) + Duration::from_secs_f64(1.0 / rate));
         }
-        Next::Send(batch)
     }
 
     /// The next request. Groups take turns, so that a backlog of single calls does not hold up
@@ -363,22 +411,17 @@ mod tests {
     const LIMITS: Limits = Limits { connections: 4, rate: None };
 
     fn message(id: i64) -> Message {
-        Message {
-            id,
-            sync: 1,
-            operation: b'i',
-            payload: format!("{{\"transaction_id\":\"{id}\"}}"),
-            path: None,
-            attempts: 0,
-            company: Company::Any,
-        }
+        Message::sample(id, &format!("{{\"transaction_id\":\"{id}\"}}"))
     }
 
     /// Syncs 1 and 2 make requests of up to three messages together, sync 3 single ones.
     fn new_lane(limits: Limits, now: Instant) -> Lane {
         let mut lane = Lane::new(limits);
         let group_of = BTreeMap::from([(1, 0), (2, 0), (3, 1)]);
-        lane.regroup(&Grouping { group_of, most: vec![3, 1] }, now);
+        lane.regroup(
+            &Grouping { group_of, most: vec![3, 1], categories: vec![Category::Events, Category::Other] },
+            now,
+        );
         lane
     }
 
@@ -393,7 +436,7 @@ mod tests {
     fn sent(next: Next) -> Vec<i64> {
         match next {
             Next::Send(batch) => batch.iter().map(|message| message.id).collect(),
-            Next::Wait(_) => Vec::new(),
+            Next::LookUp(..) | Next::Wait(_) => Vec::new(),
         }
     }
 
@@ -437,9 +480,13 @@ mod tests {
         };
         assert!(!sent(lane.next(now)).is_empty());
         lane.returned();
-        let pause = lane.observe(&trouble(), now, &mut dice).expect("a pause");
+        let pause = lane.observe(&trouble(), None, now, &mut dice).expect("a pause");
         lane.returned();
-        assert_eq!(lane.observe(&trouble(), now, &mut dice), None, "the same outage is not counted twice");
+        assert_eq!(
+            lane.observe(&trouble(), None, now, &mut dice),
+            None,
+            "the same outage is not counted twice"
+        );
         for message in first.into_iter().rev() {
             lane.resend(message, now);
         }
@@ -447,7 +494,7 @@ mod tests {
         assert_eq!(sent(lane.next(now + pause)), [1, 2, 3], "in their old place");
         assert_eq!(lane.next(now + pause), Next::Wait(None), "one probe only");
         lane.returned();
-        assert_eq!(lane.observe(&Condition::Well, now + pause, &mut dice), None);
+        assert_eq!(lane.observe(&Condition::Well, None, now + pause, &mut dice), None);
         assert!(!sent(lane.next(now + pause)).is_empty() && !sent(lane.next(now + pause)).is_empty());
     }
 
@@ -456,7 +503,7 @@ mod tests {
         let (mut now, mut dice) = (Instant::now(), Dice::new(1));
         let mut lane = lane_with(LIMITS, 1..2, now);
         for failures in 1..20 {
-            let pause = lane.observe(&trouble(), now, &mut dice).expect("a pause");
+            let pause = lane.observe(&trouble(), None, now, &mut dice).expect("a pause");
             assert!(pause <= backoff::ceiling(failures) && pause >= backoff::ceiling(failures).mul_f64(0.09));
             now += pause;
         }
@@ -467,30 +514,22 @@ mod tests {
         let (now, mut dice) = (Instant::now(), Dice::new(1));
         let mut lane = new_lane(LIMITS, now);
         let doubtful = Condition::Doubtful { why: "500".into() };
-        assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
-        assert_eq!(lane.observe(&doubtful, now, &mut dice), None);
-        assert!(lane.observe(&doubtful, now, &mut dice).is_some());
+        assert_eq!(lane.observe(&doubtful, None, now, &mut dice), None);
+        assert_eq!(lane.observe(&doubtful, None, now, &mut dice), None);
+        assert!(lane.observe(&doubtful, None, now, &mut dice).is_some());
     }
 
     #[test]
-    fn a_message_that_keeps_failing_ends_up_alone() {
-        let mut now = Instant::now();
+    fn what_has_failed_by_its_own_fault_goes_alone() {
+        let now = Instant::now();
         let mut lane = lane_with(LIMITS, 1..3, now);
-        for _ in 0..ISOLATE_AFTER {
-            let batch = match lane.next(now) {
-                Next::Send(batch) => batch,
-                other => panic!("{other:?}"),
-            };
-            assert_eq!(batch.len(), 2);
-            lane.returned();
-            for message in batch {
-                lane.retry(message, now, Duration::from_secs(1));
-            }
-            assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(1))));
-            now += Duration::from_secs(1);
+        let Next::Send(batch) = lane.next(now) else { panic!("nothing to send") };
+        lane.returned();
+        for message in batch {
+            lane.retry(Message { attempts: 1, ..message }, now, Duration::from_secs(1));
         }
-        assert_eq!(sent(lane.next(now)), [1]);
-        assert_eq!(sent(lane.next(now)), [2]);
+        assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(1))));
+        assert_eq!(all_sent(&mut lane, now + Duration::from_secs(1)), [[1], [2]]);
     }
 
     #[test]
@@ -579,7 +618,14 @@ mod tests {
         for (sync, id) in [(1, 1), (3, 2), (1, 3), (3, 4)] {
             lane.admit(of_sync(sync, id), None, now);
         }
-        lane.regroup(&Grouping { group_of: BTreeMap::from([(1, 0), (3, 0)]), most: vec![2] }, now);
+        lane.regroup(
+            &Grouping {
+                group_of: BTreeMap::from([(1, 0), (3, 0)]),
+                most: vec![2],
+                categories: vec![Category::Events],
+            },
+            now,
+        );
         assert_eq!(all_sent(&mut lane, now), [[1, 2], [3, 4]]);
     }
 

@@ -35,6 +35,8 @@ mod json;
 mod lane;
 mod launcher;
 mod liquid;
+mod lookup;
+mod message;
 mod nearest;
 mod outbox;
 mod payload;

@@ -7,7 +7,7 @@
 
 use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
 use crate::cursor::{Range, Running};
-use crate::lane::{Company, Message};
+use crate::message::{Message, Tried};
 use crate::pg::heap::{self, Value};
 use crate::pg::{encoding, process, xact};
 use pgrx::datum::DatumWithOid;
@@ -81,16 +81,46 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
     let (dead, alive): (Vec<&Entry>, Vec<&Entry>) =
         entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
     let mut arena = Arena(arena);
-    heap::insert(tables.message, alive.into_iter().map(|entry| message_row(entry, enqueued_at, &mut arena)));
-    heap::insert(tables.dead_letter, dead.into_iter().map(|entry| dead_row(entry, enqueued_at)));
+    let mut entered = Entered::of(entries);
+    let mut counted = |entry: &Entry| entered.take(entry.sync);
+    heap::insert(
+        tables.message,
+        alive.into_iter().map(|entry| message_row(entry, enqueued_at, counted(entry), &mut arena)),
+    );
+    heap::insert(
+        tables.dead_letter,
+        dead.into_iter().map(|entry| dead_row(entry, enqueued_at, counted(entry))),
+    );
     buffer.written(current);
+}
+
+/// How many rows one write adds, by sync. The first of a sync's bears the number and the others none,
+/// so that what is counted and what is there can be told apart.
+struct Entered(Vec<(i32, i32)>);
+
+impl Entered {
+    fn of(entries: &[Entry]) -> Entered {
+        let mut counts: Vec<(i32, i32)> = Vec::new();
+        for entry in entries {
+            match counts.iter_mut().find(|(sync, _)| *sync == entry.sync) {
+                Some((_, count)) => *count = count.saturating_add(1),
+                None => counts.push((entry.sync, 1)),
+            }
+        }
+        Entered(counts)
+    }
+
+    fn take(&mut self, sync: i32) -> i32 {
+        let found = self.0.iter_mut().find(|(counted, _)| *counted == sync);
+        found.map_or(0, |(_, count)| std::mem::take(count))
+    }
 }
 
 /// The arena, lent out piece by piece.
 struct Arena<'a>(&'a mut [u8]);
 
 /// Columns in the order of sql/tables.sql.
-fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value; 6] {
+fn message_row(entry: &Entry, enqueued_at: i64, entered: i32, arena: &mut Arena<'_>) -> [Value; 8] {
     let payload = match entry.body {
         Body::Payload { from, length } => Value::text_in_place(&mut arena.0[from..from + HEADER + length]),
         Body::Dead(_) => Value::NULL,
@@ -99,15 +129,17 @@ fn message_row(entry: &Entry, enqueued_at: i64, arena: &mut Arena<'_>) -> [Value
         Value::int8(entry.id),
         Value::int8(enqueued_at),
         Value::int4(entry.sync),
+        Value::int4(entered),
         Value::char(entry.operation.letter()),
         payload,
         entry.path.as_deref().map_or(Value::NULL, |path| Value::text(path.as_bytes())),
+        entry.key.map_or(Value::NULL, Value::int8),
     ]
 }
 
 /// Columns in the order of sql/tables.sql.
-fn dead_row(entry: &Entry, now: i64) -> [Value; 14] {
-    let Body::Dead(dead) = &entry.body else { return [Value::NULL; 14] };
+fn dead_row(entry: &Entry, now: i64, entered: i32) -> [Value; 16] {
+    let Body::Dead(dead) = &entry.body else { return [Value::NULL; 16] };
     [
         Value::int8(entry.id),
         Value::int8(now),
@@ -123,6 +155,8 @@ fn dead_row(entry: &Entry, now: i64) -> [Value; 14] {
         Value::NULL,
         Value::NULL,
         dead.old_row.as_deref().map_or(Value::NULL, Value::text),
+        Value::int4(entered),
+        entry.key.map_or(Value::NULL, Value::int8),
     ]
 }
 
@@ -141,6 +175,8 @@ pub struct Statements {
     bury_all: OwnedPreparedStatement,
     count: OwnedPreparedStatement,
     health: OwnedPreparedStatement,
+    hold: OwnedPreparedStatement,
+    end_pauses: OwnedPreparedStatement,
     keep_replies: OwnedPreparedStatement,
     expire_replies: OwnedPreparedStatement,
 }
@@ -157,12 +193,12 @@ impl Statements {
             };
             Ok(Statements {
                 after: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at, m.key, m.entered from lago_push.message m
                       where m.id > $1 order by m.id limit $2",
                     &[INT8OID, INT8OID],
                 )?,
                 between: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at from lago_push.message m
+                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at, m.key, m.entered from lago_push.message m
                       where m.id between $1 and $2 and ($4 is null or m.sync_id = any ($4)) order by m.id limit $3",
                     &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID],
                 )?,
@@ -192,23 +228,23 @@ impl Statements {
                 )?,
                 bury: plan(
                     "insert into lago_push.dead_letter (id, enqueued_at, died_at, sync_id, attempts, reply_status,
-                                                        operation, sync_name, reason, payload, reply, path)
-                     select m.id, m.enqueued_at, clock_timestamp(), m.sync_id, $2, $3, m.operation, s.name, $4, m.payload, $5, m.path
+                                                        operation, sync_name, reason, payload, reply, path, key)
+                     select m.id, m.enqueued_at, clock_timestamp(), m.sync_id, $2, $3, m.operation, s.name, $4, m.payload, $5, m.path, m.key
                        from lago_push.message m join lago_push.sync s on s.id = m.sync_id
                       where m.id = $1",
                     &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
                 )?,
                 bury_all: plan(
                     "with orphan as (delete from lago_push.message m where m.sync_id = $1 returning m.*)
-                     insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, payload, path)
+                     insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, payload, path, entered, key)
                      select o.id, o.enqueued_at, clock_timestamp(), 0, o.operation, 'sync ' || $1 || ' (dropped)',
-                            'the sync was dropped before the transaction that wrote this message committed', o.payload, o.path
+                            'the sync was dropped before the transaction that wrote this message committed', o.payload, o.path, o.entered, o.key
                        from orphan o",
                     &[INT4OID],
                 )?,
                 count: plan(
                     "update lago_push.account a
-                        set delivered = a.delivered + $2, duplicate = a.duplicate + $3, rejected = a.rejected + $4,
+                        set delivered = a.delivered + $2, duplicate = a.duplicate + $3, captured = a.captured + $4,
                             last_delivered_at = case when $2 > 0 then clock_timestamp() else a.last_delivered_at end,
                             last_error = coalesce($5, a.last_error),
                             last_error_at = case when $5 is null then a.last_error_at else clock_timestamp() end
@@ -224,6 +260,16 @@ impl Statements {
                             last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end
                       where h.destination_id = $1",
                     &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID],
+                )?,
+                hold: plan(
+                    "insert into lago_push.destination_hold (destination_id, why)
+                     select d.id, $2 from lago_push.destination d where d.id = $1
+                     on conflict on constraint one_hold_per_destination do nothing",
+                    &[INT4OID, TEXTOID],
+                )?,
+                end_pauses: plan(
+                    "update lago_push.destination_health h set next_attempt_at = null where h.next_attempt_at is not null",
+                    &[],
                 )?,
                 keep_replies: plan(
                     "insert into lago_push.reply as r (id, sync, operation, payload, status, reply, keep_until)
@@ -319,8 +365,11 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
                 operation: rows.get::<i8>(3)?.unwrap_or_default() as u8,
                 payload: utf8(rows.get_datum_by_ordinal(4)?),
                 path: rows.get(5)?,
+                key: rows.get(7)?,
+                entered: rows.get(8)?.unwrap_or_default(),
                 attempts: 0,
-                company: Company::Any,
+                waits: 0,
+                tried: Tried::Perhaps,
             };
             let enqueued_at = rows.get_datum_by_ordinal(6)?.map_or(0, |datum| datum.value() as i64);
             found.push(Found { message, earlier: Earlier::Nothing, enqueued_at });
@@ -371,6 +420,11 @@ fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
     DatumWithOid::null::<T>()
 }
 
+/// Notes that every destination is tried again now, in the current transaction.
+pub fn end_pauses(statements: &Statements) -> Result<()> {
+    Spi::connect_mut(|client| client.update(&statements.end_pauses, None, &[]).map(drop))
+}
+
 /// Makes dead letters of all messages of a sync that is gone, in the current transaction.
 pub fn bury_all(statements: &Statements, sync: i32) -> Result<()> {
     Spi::connect_mut(|client| client.update(&statements.bury_all, None, &[sync.into()]).map(drop))
@@ -387,6 +441,8 @@ pub struct Settlement {
     pub retries: Vec<Again>,
     pub accounts: BTreeMap<i32, Account>,
     pub health: BTreeMap<i32, Health>,
+    /// Destinations that are held from now on, and why.
+    pub holds: BTreeMap<i32, String>,
     /// What Lago answered to messages among `gone` whose syncs keep replies.
     pub replies: Vec<Kept>,
 }
@@ -422,7 +478,8 @@ pub struct Again {
 pub struct Account {
     pub delivered: i64,
     pub duplicate: i64,
-    pub rejected: i64,
+    /// What left the outbox entered as so many.
+    pub captured: i64,
     pub last_error: Option<String>,
 }
 
@@ -568,7 +625,7 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
                     sync.into(),
                     account.delivered.into(),
                     account.duplicate.into(),
-                    account.rejected.into(),
+                    account.captured.into(),
                     account.last_error.map(|error| encoding::storable(&error)).into(),
                 ],
             )?;
@@ -587,6 +644,9 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
                     health.last_error.map(|error| encoding::storable(&error)).into(),
                 ],
             )?;
+        }
+        for (destination, why) in settlement.holds {
+            client.update(&statements.hold, None, &[destination.into(), encoding::storable(&why).into()])?;
         }
         Ok(if took_too_long { Keeping::TooLong } else { Keeping::InTime })
     })

@@ -6,7 +6,7 @@
 
 use crate::call::{Call, Method};
 use crate::endpoint::Batch;
-use crate::lane::Message;
+use crate::message::Message;
 
 /// What all messages of one request have in common.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,18 +77,9 @@ fn array<'a>(root: &str, payloads: impl Iterator<Item = &'a str> + Clone) -> Vec
 mod tests {
     use super::*;
     use crate::call::MANUAL;
-    use crate::lane::Company;
 
     fn message(payload: &str, path: Option<&str>) -> Message {
-        Message {
-            id: 1,
-            sync: 1,
-            operation: b'i',
-            payload: payload.into(),
-            path: path.map(str::to_owned),
-            attempts: 0,
-            company: Company::Any,
-        }
+        Message { path: path.map(str::to_owned), ..Message::sample(1, payload) }
     }
 
     fn shape(call: Option<Call>) -> Shape {

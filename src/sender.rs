@@ -8,7 +8,8 @@
 
 use crate::call::Method;
 use crate::endpoint::Repeat;
-use crate::lane::Message;
+use crate::lookup::LookUp;
+use crate::message::Message;
 use crate::pg::process;
 use crate::request::Shape;
 use crate::verdict::{Outcome, Reply, Sent};
@@ -189,7 +190,7 @@ impl Transport {
         let mut body = Vec::new();
         // A body cut short is judged by what there is of it: the status line alone decides most cases.
         let _ = response.into_body().into_reader().take(MOST_REPLY_BYTES).read_to_end(&mut body);
-        Outcome::Reply(Reply { status, body, wait })
+        Outcome::Reply(Reply { status, body, wait, allowance: None })
     }
 
     /// Head and body. What the destination's settings are to blame for is no message's fault.
@@ -311,6 +312,15 @@ pub struct Job {
     pub transport: Arc<Transport>,
     pub shape: Arc<Shape>,
     pub messages: Vec<Message>,
+    pub errand: Errand,
+}
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    Deliver,
+    /// To ask about the one message there is.
+    LookUp(LookUp),
 }
 
 /// A request made.
@@ -318,6 +328,7 @@ pub struct Done {
     pub lane: i32,
     pub shape: Arc<Shape>,
     pub messages: Vec<Message>,
+    pub errand: Errand,
     pub outcome: Outcome,
 }
 
@@ -402,8 +413,8 @@ fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, bu
             sent: Sent::Perhaps,
         });
         busy.fetch_sub(1, Ordering::SeqCst);
-        let Job { lane, shape, messages, .. } = job;
-        if done.send(Done { lane, shape, messages, outcome }).is_err() {
+        let Job { lane, shape, messages, errand, .. } = job;
+        if done.send(Done { lane, shape, messages, errand, outcome }).is_err() {
             return;
         }
         // A full socket buffer means the worker has plenty of rings to hear.

@@ -17,6 +17,15 @@ static CAPTURE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(4096);
 /// ordinary events; more does not deliver faster. Takes effect at the next read after a reload.
 static WORKER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(16384);
 
+/// After how many attempts that failed by its own fault a message becomes a dead letter. The waits
+/// between them double up to a minute, so twelve are a few minutes: enough for what another sync is
+/// about to create. Takes effect at the next failure after a reload.
+static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(12);
+
+/// How long a worker that is told to stop waits for requests under way. Unit: milliseconds. What is
+/// not answered by then goes again after the restart. Takes effect at the next stop after a reload.
+static SHUTDOWN_PATIENCE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
 pub fn define() {
     GucRegistry::define_int_guc(
         c"lago_push.idle_timeout",
@@ -48,6 +57,34 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_int_guc(
+        c"lago_push.max_attempts",
+        c"After how many attempts that failed by its own fault a message becomes a dead letter.",
+        c"What fails because Lago is down or refuses the key costs no attempt.",
+        &MAX_ATTEMPTS,
+        1,
+        1000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"lago_push.shutdown_patience",
+        c"How long a worker that is told to stop waits for the requests under way.",
+        c"What is not answered by then goes again when the server is back.",
+        &SHUTDOWN_PATIENCE,
+        0,
+        600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+}
+
+pub fn max_attempts() -> u32 {
+    MAX_ATTEMPTS.get().unsigned_abs()
+}
+
+pub fn shutdown_patience() -> Duration {
+    Duration::from_millis(SHUTDOWN_PATIENCE.get().unsigned_abs().into())
 }
 
 pub fn idle_timeout() -> Duration {

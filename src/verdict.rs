@@ -14,6 +14,8 @@ mod single;
 
 use crate::call::Call;
 use crate::endpoint::{Batch, Repeat};
+use crate::lookup::LookUp;
+use crate::message::{Message, Tried};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -45,6 +47,18 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// How long the server asks to wait: `Retry-After`, or `X-RateLimit-Reset` of a 429; in seconds.
     pub wait: Option<Duration>,
+    /// What the server says may still be asked of it, if it says so.
+    pub allowance: Option<Allowance>,
+}
+
+/// `X-RateLimit-*`: how many requests the server takes before its window resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// In a whole window.
+    pub limit: Option<u32>,
+    pub remaining: u32,
+    /// Until the window resets.
+    pub reset: Duration,
 }
 
 /// What becomes of one message.
@@ -61,10 +75,20 @@ pub enum Fate {
     Resend,
     /// Like [`Fate::Resend`], in a request of its own.
     ResendAlone,
-    /// Failed by what may be its own fault: send again later; the attempt counts.
+    /// The whole request failed for what may be one message's fault: it goes again in two halves.
+    Split,
+    /// It was too large a request: as [`Fate::Split`], and later ones are no larger than its halves.
+    SplitAndRemember,
+    /// Failed by its own fault: send again later; the attempt counts, and the last one makes it final.
     Retry {
         reason: String,
     },
+    /// Failed by nobody's fault that is known: send again later; no attempt counts.
+    Wait {
+        reason: String,
+    },
+    /// The answer does not tell enough: ask Lago about it.
+    LookUp(LookUp),
     /// Failed by the destination's trouble: send again when that is over; no attempt counts.
     Return,
 }
@@ -82,6 +106,22 @@ pub enum Condition {
         why: String,
         wait: Option<Duration>,
     },
+    /// Nothing will be taken until somebody has put something right.
+    Hold {
+        why: String,
+    },
+}
+
+impl Condition {
+    /// What is wrong, if anything is.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Condition::Well => None,
+            Condition::Doubtful { why } | Condition::Trouble { why, .. } | Condition::Hold { why } => {
+                Some(why)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +145,28 @@ impl Verdict {
 /// No server is believed that asks for a longer pause: Lago's windows are seconds long.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Judges the outcome of a `call` with the payloads `sent`.
-pub fn judge(outcome: &Outcome, call: &Call, sent: &[&str]) -> Verdict {
+/// What is known of a message's attempts after one more.
+pub fn tried(outcome: &Outcome, before: Tried) -> Tried {
+    match outcome {
+        Outcome::Failed { sent: Sent::Perhaps, .. } => Tried::Unanswered,
+        Outcome::Reply(reply) if matches!(reply.status, 408 | 500..) => Tried::Unanswered,
+        Outcome::Reply(_) if before == Tried::Never => Tried::Perhaps,
+        _ => before,
+    }
+}
+
+/// A message's last attempt makes a failure by its own fault final.
+pub fn give_up(fate: Fate, attempts: u32, most_attempts: u32) -> Fate {
+    match fate {
+        Fate::Retry { reason } if attempts + 1 >= most_attempts => {
+            Fate::Rejected { reason: format!("{reason}; given up after {} attempts", attempts + 1) }
+        }
+        fate => fate,
+    }
+}
+
+/// Judges the outcome of a `call` with the messages `sent`.
+pub fn judge(outcome: &Outcome, call: &Call, sent: &[Message]) -> Verdict {
     let messages = sent.len();
     let verdict = match outcome {
         Outcome::Failed { why, .. } => Verdict::trouble(messages, format!("no reply from Lago: {why}"), None),
@@ -201,10 +261,7 @@ fn proves_that_nothing_happened(outcome: &Outcome) -> bool {
 
 /// What was to go again is rejected instead.
 fn never_again(verdict: Verdict) -> Verdict {
-    let why = match &verdict.condition {
-        Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why.clone()),
-        Condition::Well => None,
-    };
+    let why = verdict.condition.why().map(str::to_owned);
     let reject = |fate| {
         let why = match (&fate, &why) {
             (Fate::Delivered | Fate::Duplicate | Fate::Rejected { .. }, _) => return fate,
@@ -272,15 +329,24 @@ fn exists_already(fields: &serde_json::Map<String, Value>, field: &str) -> bool 
 mod tests {
     use super::*;
 
-    const SENT: [&str; 3] =
-        [r#"{"transaction_id":"a"}"#, r#"{"transaction_id":"b"}"#, r#"{"transaction_id":"c"}"#];
+    fn sent(payloads: &[&str]) -> Vec<Message> {
+        (1..).zip(payloads).map(|(id, payload)| Message::sample(id, payload)).collect()
+    }
+
+    fn three() -> Vec<Message> {
+        sent(&[r#"{"transaction_id":"a"}"#, r#"{"transaction_id":"b"}"#, r#"{"transaction_id":"c"}"#])
+    }
 
     fn events() -> Call {
         Call::of("event", None, None, None).expect("in the catalogue")
     }
 
     fn reply(status: u16, body: &str) -> Verdict {
-        judge(&Outcome::Reply(Reply { status, body: body.into(), wait: None }), &events(), &SENT)
+        judge(
+            &Outcome::Reply(Reply { status, body: body.into(), wait: None, allowance: None }),
+            &events(),
+            &three(),
+        )
     }
 
     fn refusal(details: &str) -> Verdict {
@@ -345,13 +411,16 @@ mod tests {
 
     #[test]
     fn twins_in_one_request_are_asked_about_one_by_one() {
-        let sent = [
+        let sent = sent(&[
             r#"{"transaction_id":"a","external_subscription_id":"1"}"#,
             r#"{"transaction_id":"a","external_subscription_id":"2"}"#,
-        ];
+        ]);
         let body = r#"{"status":422,"code":"validation_errors","error_details":{"1":{"transaction_id":["value_already_exist"]}}}"#;
-        let verdict =
-            judge(&Outcome::Reply(Reply { status: 422, body: body.into(), wait: None }), &events(), &sent);
+        let verdict = judge(
+            &Outcome::Reply(Reply { status: 422, body: body.into(), wait: None, allowance: None }),
+            &events(),
+            &sent,
+        );
         assert_eq!(verdict.fates, [Fate::Resend, Fate::ResendAlone]);
     }
 
@@ -364,9 +433,9 @@ mod tests {
             );
         }
         let alone = judge(
-            &Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None }),
+            &Outcome::Reply(Reply { status: 422, body: b"not json".into(), wait: None, allowance: None }),
             &events(),
-            &SENT[..1],
+            &three()[..1],
         );
         assert!(matches!(alone.fates[..], [Fate::Rejected { .. }]), "alone, there is nothing left to try");
     }
@@ -382,7 +451,7 @@ mod tests {
             Outcome::Failed { why: "connection refused".into(), sent: Sent::Perhaps },
             Outcome::Unusable("no file".into()),
         ] {
-            assert_eq!(judge(&outcome, &events(), &SENT).fates, vec![Fate::Return; 3]);
+            assert_eq!(judge(&outcome, &events(), &three()).fates, vec![Fate::Return; 3]);
         }
     }
 
@@ -398,9 +467,14 @@ mod tests {
     #[test]
     fn a_server_may_ask_for_a_pause_but_not_for_ever() {
         let asked = |seconds| {
-            Outcome::Reply(Reply { status: 429, body: vec![], wait: Some(Duration::from_secs(seconds)) })
+            Outcome::Reply(Reply {
+                status: 429,
+                body: vec![],
+                wait: Some(Duration::from_secs(seconds)),
+                allowance: None,
+            })
         };
-        let wait = |seconds| match judge(&asked(seconds), &events(), &SENT).condition {
+        let wait = |seconds| match judge(&asked(seconds), &events(), &three()).condition {
             Condition::Trouble { wait, .. } => wait,
             other => panic!("{other:?}"),
         };

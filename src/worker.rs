@@ -18,13 +18,14 @@ use crate::backoff::Dice;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
-use crate::lane::{Lane, Message, Next};
+use crate::lane::{Lane, Next};
+use crate::message::Message;
 use crate::outbox::{self, Statements};
 use crate::pg::process::{self, Continue};
 use crate::pg::{compat, xact};
 use crate::request::Shape;
 use crate::schedule::UnixMicros;
-use crate::sender::{Job, Senders, Transport};
+use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
 use pgrx::pg_sys;
@@ -124,8 +125,11 @@ struct Worker {
     strangers: BTreeMap<i32, UnixMicros>,
     /// What waits for the clock.
     ticks: Ticks,
-    /// Messages whose call was begun by an earlier worker, and their syncs.
-    lost: Vec<(i64, i32)>,
+    /// Messages whose call was begun by an earlier worker.
+    lost: Vec<Message>,
+    /// What was enqueued later can only have been sent by requests this worker still knows of.
+    /// Microseconds since 2000.
+    untried_since: i64,
     /// A trigger on them took too long.
     no_replies_until: Option<Instant>,
     /// When expired replies were last removed.
@@ -154,6 +158,7 @@ impl Worker {
             strangers: BTreeMap::new(),
             ticks: Ticks::default(),
             lost: Vec::new(),
+            untried_since: process::now(),
             no_replies_until: None,
             expired_at: None,
             complete_at: UnixMicros::MIN,
@@ -316,25 +321,25 @@ impl Worker {
                 continue;
             }
             loop {
-                match lane.next(Instant::now()) {
-                    Next::Send(messages) => {
-                        let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
-                            // Its sync went while it waited here: the next read finds it again.
-                            lane.returned();
-                            for message in messages {
-                                lane.settled(message.payload.len());
-                                self.known.remove(&message.id);
-                                widen(&mut self.paused, message.sync, message.id);
-                            }
-                            continue;
-                        };
-                        jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages });
-                    }
+                let (messages, errand) = match lane.next(Instant::now()) {
+                    Next::Send(messages) => (messages, Errand::Deliver),
+                    Next::LookUp(message, look) => (vec![message], Errand::LookUp(look)),
                     Next::Wait(due) => {
                         next_due = [next_due, due].into_iter().flatten().min();
                         break;
                     }
-                }
+                };
+                let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
+                    // Its sync went while it waited here: the next read finds it again.
+                    lane.returned();
+                    for message in messages {
+                        lane.settled(&message);
+                        self.known.remove(&message.id);
+                        widen(&mut self.paused, message.sync, message.id);
+                    }
+                    continue;
+                };
+                jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages, errand });
             }
         }
         self.note_begun(&jobs)?;
@@ -346,7 +351,12 @@ impl Worker {
                 // No thread could be started: the machine is out of them for now.
                 lane.returned();
                 for message in job.messages.into_iter().rev() {
-                    lane.resend(message, Instant::now());
+                    match &job.errand {
+                        Errand::Deliver => lane.resend(message, Instant::now()),
+                        Errand::LookUp(look) => {
+                            lane.look_up(message, look.clone(), Instant::now(), Duration::ZERO)
+                        }
+                    }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));
             }
@@ -362,7 +372,7 @@ impl Worker {
     fn note_begun(&self, jobs: &[Job]) -> Result<(), Failure> {
         let begun: Vec<i64> = jobs
             .iter()
-            .filter(|job| job.shape.call.repeat == Repeat::Never)
+            .filter(|job| job.shape.call.repeat == Repeat::Never && job.errand == Errand::Deliver)
             .flat_map(|job| job.messages.iter().map(|message| message.id))
             .collect();
         if !begun.is_empty() {

@@ -6,17 +6,17 @@ use crate::buffer::Operation;
 use crate::call::{Call, Method};
 use crate::destination;
 use crate::endpoint::Batch;
-use crate::lane::{Company, Message};
+use crate::message::{self, Message};
 use crate::outbox;
 use crate::payload;
 use crate::pg::trigger::{self, Apart};
 use crate::pg::{caller, encoding, process, xact};
 use crate::recipe::{Recipe, Whole};
 use crate::request::Shape;
-use crate::sender::{Job, Senders, Transport, USER_AGENT};
+use crate::sender::{Errand, Job, Senders, Transport, USER_AGENT};
 use crate::suggest::{self, ColumnKind};
 use crate::sync::{self, Stored, Wanted};
-use crate::verdict::{self, Condition, Fate, Outcome, Verdict};
+use crate::verdict::{self, Fate, Outcome, Verdict};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::HashSet;
@@ -253,8 +253,18 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     let directory = destination::read().map_err(|error| error.to_string())?;
     let destination = directory.destinations.get(&stored.destination).ok_or_else(gone)?;
     let shape = Arc::new(Shape { call, headers: destination::headers(Some(stored.headers)) });
-    let message =
-        Message { id: 0, sync: sync_id, operation: b'i', payload, path, attempts: 0, company: Company::Any };
+    let message = Message {
+        id: 0,
+        sync: sync_id,
+        operation: b'i',
+        payload,
+        path,
+        key: None,
+        entered: 0,
+        attempts: 0,
+        waits: 0,
+        tried: message::Tried::Perhaps,
+    };
     let mut senders = Senders::new().map_err(|error| error.kind().to_string())?;
     let began = Instant::now();
     let job = Job {
@@ -262,6 +272,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
         transport: Arc::new(Transport::new(destination.route.clone())),
         shape: Arc::clone(&shape),
         messages: vec![message],
+        errand: Errand::Deliver,
     };
     senders.send(job).map_err(|_| "no thread could be started".to_owned())?;
     // Cancelling leaves by unwinding; the thread ends with its request, and nobody asks for its reply.
@@ -272,8 +283,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
         }
     };
     let seconds = began.elapsed().as_secs_f64();
-    let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
-    let judged = verdict::judge(&done.outcome, &shape.call, &sent);
+    let judged = verdict::judge(&done.outcome, &shape.call, &done.messages);
     let (word, message) = in_words(judged, &shape.call);
     let (status, reply) = match done.outcome {
         Outcome::Reply(reply) => {
@@ -287,10 +297,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
 
 /// A verdict on one message, in the words of the design: delivered, rejected, retry, hold.
 fn in_words(judged: Verdict, call: &Call) -> (&'static str, String) {
-    let why = match judged.condition {
-        Condition::Well => None,
-        Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why),
-    };
+    let why = judged.condition.why().map(str::to_owned);
     match judged.fates.into_iter().next() {
         Some(Fate::Delivered) if matches!(call.batch, Batch::UpTo { .. }) => {
             ("delivered", "Lago has taken it; whether it bills it, current usage in Lago shows".into())
@@ -298,8 +305,11 @@ fn in_words(judged: Verdict, call: &Call) -> (&'static str, String) {
         Some(Fate::Delivered) => ("delivered", "Lago has done it".into()),
         Some(Fate::Duplicate) => ("delivered", "Lago has it already: it was sent before".into()),
         Some(Fate::Rejected { reason }) => ("rejected", reason),
-        Some(Fate::Retry { reason }) => ("retry", reason),
-        Some(Fate::Resend | Fate::ResendAlone) => ("retry", "it would be sent again at once".into()),
+        Some(Fate::Retry { reason } | Fate::Wait { reason }) => ("retry", reason),
+        Some(Fate::LookUp(look)) => ("retry", look.reason),
+        Some(Fate::Resend | Fate::ResendAlone | Fate::Split | Fate::SplitAndRemember) => {
+            ("retry", "it would be sent again at once".into())
+        }
         Some(Fate::Return) | None => {
             ("hold", why.unwrap_or_else(|| "the destination takes nothing at present".into()))
         }

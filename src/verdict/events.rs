@@ -6,12 +6,13 @@
 #![forbid(unsafe_code)]
 
 use super::{Condition, Fate, Reply, Verdict, answer, begins_with_key, by_field, exists_already};
+use crate::message::Message;
 use serde_json::Value;
 use std::collections::HashMap;
 
 /// Judges the answer to a `POST /events/batch` with the events `sent`; none if it means what it means
 /// to every call.
-pub fn judge(reply: &Reply, sent: &[&str]) -> Option<Verdict> {
+pub fn judge(reply: &Reply, sent: &[Message]) -> Option<Verdict> {
     match reply.status {
         200 if begins_with_key(&reply.body, &["events"]) => {
             Some(Verdict::all(sent.len(), Fate::Delivered, Condition::Well))
@@ -21,7 +22,7 @@ pub fn judge(reply: &Reply, sent: &[&str]) -> Option<Verdict> {
     }
 }
 
-fn judge_refusal(body: &[u8], sent: &[&str]) -> Verdict {
+fn judge_refusal(body: &[u8], sent: &[Message]) -> Verdict {
     let flags = flags(body, sent.len());
     if flags.is_empty() {
         let reason = format!("Lago answered {} and named no event", answer(422, body));
@@ -83,10 +84,10 @@ fn flag(errors: &Value) -> Flag {
 }
 
 /// Which messages share their `transaction_id` with another of the same request.
-fn twins(sent: &[&str]) -> Vec<bool> {
+fn twins(sent: &[Message]) -> Vec<bool> {
     let ids: Vec<Option<String>> = sent
         .iter()
-        .map(|payload| match serde_json::from_str::<Value>(payload).ok()?.get("transaction_id")? {
+        .map(|message| match serde_json::from_str::<Value>(&message.payload).ok()?.get("transaction_id")? {
             Value::String(id) => Some(id.clone()),
             other => Some(other.to_string()),
         })

@@ -126,6 +126,7 @@ mod tests {
     use super::super::{Outcome, Sent, judge as judge_outcome};
     use super::*;
     use crate::endpoint::Repeat;
+    use crate::message::Message;
 
     fn call(method: &str, path: &str, root: Option<&str>) -> Call {
         Call::of(crate::call::MANUAL, Some(method), Some(path), root).expect("a call")
@@ -149,11 +150,11 @@ mod tests {
     }
 
     fn outcome(status: u16, body: &str) -> Outcome {
-        Outcome::Reply(Reply { status, body: body.into(), wait: None })
+        Outcome::Reply(Reply { status, body: body.into(), wait: None, allowance: None })
     }
 
     fn verdict(call: &Call, status: u16, body: &str) -> Verdict {
-        judge_outcome(&outcome(status, body), call, &["{}"])
+        judge_outcome(&outcome(status, body), call, &[Message::sample(1, "{}")])
     }
 
     fn fate(call: &Call, status: u16, body: &str) -> Fate {
@@ -301,7 +302,10 @@ mod tests {
             repeat: Repeat::Never,
             ..catalogued("POST", "/wallet_transactions", "wallet_transaction")
         };
-        let again = |outcome: &Outcome| match judge_outcome(outcome, &top_up, &["{}"]).fates.remove(0) {
+        let again = |outcome: &Outcome| match judge_outcome(outcome, &top_up, &[Message::sample(1, "{}")])
+            .fates
+            .remove(0)
+        {
             Fate::Rejected { reason } if reason.contains("the outcome is unknown") => false,
             Fate::Return | Fate::Retry { .. } => true,
             other => panic!("{outcome:?}: {other:?}"),
@@ -318,8 +322,11 @@ mod tests {
         assert!(again(&Outcome::Failed { why: "connection refused".into(), sent: Sent::No }));
         assert!(!again(&Outcome::Failed { why: "time-out".into(), sent: Sent::Perhaps }));
         assert!(again(&Outcome::Unusable("no file".into())));
-        let lost =
-            judge_outcome(&Outcome::Failed { why: "reset".into(), sent: Sent::Perhaps }, &top_up, &["{}"]);
+        let lost = judge_outcome(
+            &Outcome::Failed { why: "reset".into(), sent: Sent::Perhaps },
+            &top_up,
+            &[Message::sample(1, "{}")],
+        );
         assert!(
             matches!(lost.condition, Condition::Trouble { .. }),
             "the destination is in trouble all the same"
@@ -330,8 +337,11 @@ mod tests {
 
     #[test]
     fn a_request_that_cannot_be_made_is_the_messages_fault() {
-        let verdict =
-            judge_outcome(&Outcome::Impossible("its path".into()), &call("PUT", "/a", None), &["{}"]);
+        let verdict = judge_outcome(
+            &Outcome::Impossible("its path".into()),
+            &call("PUT", "/a", None),
+            &[Message::sample(1, "{}")],
+        );
         assert!(matches!(verdict.fates[..], [Fate::Rejected { .. }]));
         assert_eq!(verdict.condition, Condition::Well);
     }

@@ -8,6 +8,7 @@ use super::{Failure, News, Outbox, Worker, widen};
 use crate::cursor::{Progress, Range};
 use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
+use crate::message::{Message, Tried};
 use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
 use crate::pg::{process, xact};
 use crate::schedule::UnixMicros;
@@ -41,6 +42,7 @@ impl Worker {
                 let directory = destination::read()?;
                 self.bury_strangers(&directory)?;
                 self.adopt(directory);
+                outbox::end_pauses(&self.statements)?;
             }
             if news == News::Yes {
                 self.cursor.observe(&xact::running_in_snapshot());
@@ -199,7 +201,11 @@ impl Worker {
 
     fn admit(&mut self, found: Vec<Found>, reader: Reader) {
         let (now, budget) = (Instant::now(), self.budget());
-        for Found { message, earlier, enqueued_at } in found {
+        for Found { mut message, earlier, enqueued_at } in found {
+            // Nobody but this worker can have sent it.
+            if enqueued_at > self.untried_since {
+                message.tried = Tried::Never;
+            }
             let id = message.id;
             if self.known.contains(&id) {
                 continue;
@@ -214,7 +220,7 @@ impl Worker {
                 continue;
             };
             if earlier == Earlier::Begun {
-                self.lost.push((id, message.sync));
+                self.lost.push(message);
                 continue;
             }
             if let (Some(schedule), Reader::Cursor) = (schedule, reader) {
@@ -268,9 +274,9 @@ impl Worker {
     /// Calls that were begun by a worker that did not live to see their end, and must not be repeated.
     fn bury_lost(&mut self) -> Result<(), Failure> {
         let mut settlement = Settlement::default();
-        for (id, sync) in std::mem::take(&mut self.lost) {
+        for Message { id, sync, entered, .. } in std::mem::take(&mut self.lost) {
             let account = settlement.accounts.entry(sync).or_default();
-            account.rejected += 1;
+            account.captured += i64::from(entered);
             account.last_error = Some(LOST.into());
             let reason = LOST.into();
             settlement.dead.push(Dead { id, attempts: 1, reason, reply_status: None, reply: None });

@@ -86,7 +86,8 @@ mod tests {
     const EVENTS: Batch = Batch::UpTo { most: 100, path: "/events/batch", root: "events" };
 
     fn part(batch: Batch, body: &str, index: usize) -> String {
-        Parts::of(&Reply { status: 200, body: body.into(), wait: None }, batch).of_message(index)
+        Parts::of(&Reply { status: 200, body: body.into(), wait: None, allowance: None }, batch)
+            .of_message(index)
     }
 
     #[test]

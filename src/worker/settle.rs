@@ -6,14 +6,16 @@
 use super::replies::Parts;
 use super::{Failure, Worker, widen};
 use crate::backoff;
+use crate::call::Category;
 use crate::destination::{Gate, Replies};
 use crate::endpoint::Repeat;
-use crate::lane::{Company, Lane, Message};
-use crate::outbox::{self, Again, Dead, Keeping, Kept, Settlement};
-use crate::pg::xact;
-use crate::sender::Done;
-use crate::shared;
-use crate::verdict::{Condition, Fate, Outcome, Verdict, judge};
+use crate::lane::Lane;
+use crate::message::{Message, Tried};
+use crate::outbox::{self, Again, Dead, Health, Keeping, Kept, Settlement};
+use crate::pg::{process, xact};
+use crate::sender::{Done, Errand};
+use crate::verdict::{self, Condition, Fate, Outcome, Verdict};
+use crate::{settings, shared};
 use std::time::{Duration, Instant};
 
 /// A reply kept with a dead letter is cut to this: enough for any error Lago explains.
@@ -50,10 +52,7 @@ impl Worker {
 
     fn apply(&mut self, done: Done, settlement: &mut Settlement) {
         let now = Instant::now();
-        let Verdict { fates, condition } = {
-            let sent: Vec<&str> = done.messages.iter().map(|message| message.payload.as_str()).collect();
-            judge(&done.outcome, &done.shape.call, &sent)
-        };
+        let Verdict { fates, condition } = judge(&done);
         let Some(lane) = self.lanes.get_mut(&done.lane) else {
             for message in &done.messages {
                 self.known.remove(&message.id);
@@ -61,24 +60,21 @@ impl Worker {
             return;
         };
         lane.returned();
-        let pause = lane.observe(&condition, now, &mut self.dice);
-        let health = settlement.health.entry(done.lane).or_default();
-        health.requests += 1;
-        if let Outcome::Reply(reply) = &done.outcome {
-            health.last_status = Some(reply.status);
-        }
-        let why = match condition {
-            Condition::Well => None,
-            Condition::Doubtful { why } | Condition::Trouble { why, .. } => Some(why),
+        let category = match done.errand {
+            Errand::Deliver => done.shape.call.category(),
+            Errand::LookUp(_) => Category::Other,
         };
-        if why.is_some() {
-            health.failures += 1;
-            health.last_error.clone_from(&why);
+        let allowance = match &done.outcome {
+            Outcome::Reply(reply) => reply.allowance.map(|allowance| (category, allowance)),
+            _ => None,
+        };
+        let pause = lane.observe(&condition, allowance, now, &mut self.dice);
+        note_health(settlement.health.entry(done.lane).or_default(), &done.outcome, &condition, pause);
+        if let Condition::Hold { why } = &condition {
+            self.hold(done.lane, why, settlement);
         }
-        health.pause = pause.or(health.pause);
         self.keep_replies(&done, &fates, settlement);
         let throw = self.dice.throw();
-        // In reverse, because what goes again goes to the front.
         let whereto = |message: &Message| match self.sync(message.sync) {
             Some(sync) if sync.gate == Gate::Held => Whereto::Nowhere,
             Some(sync) if sync.destination != done.lane => Whereto::To(sync.destination),
@@ -87,25 +83,34 @@ impl Worker {
         };
         let open: Vec<Whereto> = done.messages.iter().map(whereto).collect();
         let mut moved = Vec::new();
+        let (mut first_half, mut second_half) = (Vec::new(), Vec::new());
+        let half = done.messages.len().div_ceil(2);
+        let most_attempts = settings::max_attempts();
         let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
-        for ((message, fate), whereto) in done.messages.into_iter().zip(fates).zip(open).rev() {
+        // In reverse, because what goes again goes to the front.
+        for (index, ((mut message, fate), whereto)) in
+            done.messages.into_iter().zip(fates).zip(open).enumerate().rev()
+        {
             let account = settlement.accounts.entry(message.sync).or_default();
-            if done.shape.call.repeat == Repeat::Never {
+            if done.errand == Errand::Deliver {
+                message.tried = verdict::tried(&done.outcome, message.tried);
+            }
+            // The note of a call that must not be repeated stays until it is known what became of it.
+            if done.shape.call.repeat == Repeat::Never && !matches!(fate, Fate::LookUp(_)) {
                 settlement.forgotten_retries.push(message.id);
             }
-            match fate {
-                Fate::Delivered | Fate::Duplicate => {
+            match verdict::give_up(fate, message.attempts, most_attempts) {
+                fate @ (Fate::Delivered | Fate::Duplicate) => {
                     account.delivered += 1;
                     account.duplicate += i64::from(fate == Fate::Duplicate);
                     self.known.remove(&message.id);
-                    lane.settled(message.payload.len());
+                    lane.settled(&message);
                     leave(&message, settlement);
                 }
                 Fate::Rejected { reason } => {
-                    account.rejected += 1;
                     account.last_error = Some(reason.clone());
                     self.known.remove(&message.id);
-                    lane.settled(message.payload.len());
+                    lane.settled(&message);
                     let (reply_status, reply) = kept_reply(&done.outcome);
                     settlement.dead.push(Dead {
                         id: message.id,
@@ -116,37 +121,67 @@ impl Worker {
                     });
                     leave(&message, settlement);
                 }
+                // A question left open is asked when its sync is open again: nothing else may happen to it.
+                Fate::LookUp(look) => lane.look_up(message, look, now, Duration::ZERO),
                 _ if whereto != Whereto::Here => {
                     self.known.remove(&message.id);
-                    lane.settled(message.payload.len());
+                    lane.settled(&message);
+                    if message.tried != Tried::Never {
+                        self.untried_since = process::now();
+                    }
                     match whereto {
                         Whereto::To(destination) => moved.push((destination, message.id)),
                         _ => widen(&mut self.paused, message.sync, message.id),
                     }
                 }
                 Fate::Resend => lane.resend(message, now),
-                Fate::ResendAlone => lane.resend(Message { company: Company::Alone, ..message }, now),
+                Fate::ResendAlone => lane.resend_set(vec![message], now),
+                fate @ (Fate::Split | Fate::SplitAndRemember) => {
+                    if fate == Fate::SplitAndRemember {
+                        lane.shrink(message.sync, half);
+                    }
+                    let set = if index < half { &mut first_half } else { &mut second_half };
+                    set.push(message);
+                }
                 Fate::Return => {
-                    account.last_error.clone_from(&why);
+                    account.last_error = condition.why().map(str::to_owned);
                     lane.resend(message, now);
                 }
                 Fate::Retry { reason } => {
-                    let wait = backoff::wait(message.attempts + 1, throw);
+                    message.attempts += 1;
+                    let wait = backoff::wait(message.attempts, throw);
                     account.last_error = Some(reason.clone());
-                    settlement.retries.push(Again {
-                        id: message.id,
-                        attempts: message.attempts + 1,
-                        wait,
-                        why: reason,
-                    });
+                    settlement.retries.push(again(&message, wait, reason));
+                    lane.retry(message, now, wait);
+                }
+                Fate::Wait { reason } => {
+                    message.waits += 1;
+                    let wait = backoff::wait(message.waits, throw);
+                    account.last_error = Some(reason.clone());
+                    settlement.retries.push(again(&message, wait, reason));
                     lane.retry(message, now, wait);
                 }
             }
+        }
+        for mut set in [first_half, second_half] {
+            set.reverse();
+            lane.resend_set(set, now);
         }
         for (destination, id) in moved {
             if let Some(lane) = self.lanes.get_mut(&destination) {
                 lane.pass_over(id);
             }
+        }
+    }
+
+    /// Stops deliveries to a destination until somebody has put right what is wrong.
+    fn hold(&mut self, destination: i32, why: &str, settlement: &mut Settlement) {
+        let known =
+            self.directory.as_mut().and_then(|directory| directory.destinations.get_mut(&destination));
+        if let Some(known) = known.filter(|known| known.gate == Gate::Open) {
+            pgrx::warning!("lago_push holds destination \"{}\": {why}", known.name);
+            known.gate = Gate::Held;
+            settlement.holds.insert(destination, why.to_owned());
         }
     }
 
@@ -186,9 +221,33 @@ enum Whereto {
     Nowhere,
 }
 
+fn judge(done: &Done) -> Verdict {
+    match (&done.errand, done.messages.first()) {
+        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, &done.shape.call, message),
+        _ => verdict::judge(&done.outcome, &done.shape.call, &done.messages),
+    }
+}
+
+fn note_health(health: &mut Health, outcome: &Outcome, condition: &Condition, pause: Option<Duration>) {
+    health.requests += 1;
+    if let Outcome::Reply(reply) = outcome {
+        health.last_status = Some(reply.status);
+    }
+    if let Some(why) = condition.why() {
+        health.failures += 1;
+        health.last_error = Some(why.to_owned());
+    }
+    health.pause = pause.or(health.pause);
+}
+
+fn again(message: &Message, wait: Duration, why: String) -> Again {
+    Again { id: message.id, attempts: message.attempts, wait, why }
+}
+
 fn leave(message: &Message, settlement: &mut Settlement) {
     settlement.gone.push(message.id);
-    if message.attempts > 0 {
+    settlement.accounts.entry(message.sync).or_default().captured += i64::from(message.entered);
+    if message.attempts > 0 || message.waits > 0 {
         settlement.forgotten_retries.push(message.id);
     }
 }
