@@ -27,6 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 mod connections;
 mod headers;
 mod key;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod trouble;
 

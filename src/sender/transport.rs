@@ -53,7 +53,11 @@ pub struct Transport {
 
 impl Transport {
     pub fn new(route: Route) -> Transport {
-        Transport { route, connections: Connections::new(), key: KeyAtHand::default() }
+        Transport::over(route, Connections::new())
+    }
+
+    pub(super) fn over(route: Route, connections: Connections) -> Transport {
+        Transport { route, connections, key: KeyAtHand::default() }
     }
 
     /// One request; blocks until there is an outcome.
@@ -61,7 +65,13 @@ impl Transport {
         self.carry_at(shape, messages, errand, Instant::now())
     }
 
-    fn carry_at(&self, shape: &Shape, messages: &[Message], errand: &Errand, now: Instant) -> Outcome {
+    pub(super) fn carry_at(
+        &self,
+        shape: &Shape,
+        messages: &[Message],
+        errand: &Errand,
+        now: Instant,
+    ) -> Outcome {
         let repeat = match errand {
             Errand::Deliver => shape.call.repeat,
             // Asking changes nothing.
