@@ -223,7 +223,7 @@ enum Whereto {
 
 fn judge(done: &Done) -> Verdict {
     match (&done.errand, done.messages.first()) {
-        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, &done.shape.call, message),
+        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, message),
         _ => verdict::judge(&done.outcome, &done.shape.call, &done.messages),
     }
 }
