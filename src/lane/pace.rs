@@ -177,3 +177,117 @@ impl Quotas {
         slot
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backoff::Dice;
+
+    /// When requests go, if somebody always waits, and comes up to `late` seconds too late.
+    fn taken(
+        bucket: &mut Bucket,
+        mut now: Instant,
+        seconds: u64,
+        late: f64,
+        dice: &mut Dice,
+    ) -> Vec<Instant> {
+        let end = now + Duration::from_secs(seconds);
+        let mut taken = Vec::new();
+        while now < end {
+            match bucket.wait(now) {
+                Some(until) => now = until + Duration::from_secs_f64(late * dice.throw()),
+                None => {
+                    bucket.take(now);
+                    taken.push(now);
+                }
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn a_rate_is_reached_though_each_request_goes_a_little_late() {
+        for (rate, late) in [(0.5, 0.3), (1.0, 0.5), (7.0, 0.05), (100.0, 0.01), (1000.0, 0.005)] {
+            let mut bucket = Bucket::new(Some(rate));
+            let count = taken(&mut bucket, Instant::now(), 1000, late, &mut Dice::new(7)).len();
+            let expected = rate * 1000.0;
+            assert!((count as f64 - expected).abs() <= burst(rate) + 2.0, "{rate}: {count}");
+        }
+    }
+
+    #[test]
+    fn no_stretch_of_time_holds_more_than_the_rate_and_a_burst() {
+        let mut dice = Dice::new(3);
+        for rate in [0.5, 1.0, 7.0, 60.0] {
+            let (mut now, mut bucket) = (Instant::now(), Bucket::new(Some(rate)));
+            let mut all: Vec<Instant> = Vec::new();
+            for _ in 0..20 {
+                all.extend(taken(&mut bucket, now, 5, 3.0 * dice.throw() / rate, &mut dice));
+                bucket.rest();
+                now = all.last().map_or(now, |last| now.max(*last))
+                    + Duration::from_secs_f64(20.0 * dice.throw());
+            }
+            for (first, from) in all.iter().enumerate() {
+                for (last, to) in all.iter().enumerate().skip(first) {
+                    let most = rate * (*to - *from).as_secs_f64() + burst(rate) + 1.0;
+                    assert!((last - first + 1) as f64 <= most + 0.001, "{rate}: more than {most}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_rest_a_slow_rate_gives_one_request() {
+        let (now, mut bucket) = (Instant::now(), Bucket::new(Some(0.5)));
+        bucket.take(now);
+        assert_eq!(bucket.wait(now), Some(now + Duration::from_secs(2)));
+        bucket.rest();
+        let later = now + Duration::from_secs(60);
+        assert_eq!(bucket.wait(later), None);
+        bucket.take(later);
+        assert_eq!(bucket.wait(later), Some(later + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_changed_rate_gives_no_fresh_burst() {
+        let now = Instant::now();
+        for before in [None, Some(0.5), Some(100.0)] {
+            let mut bucket = Bucket::new(before);
+            for _ in 0..10 {
+                if bucket.wait(now).is_none() {
+                    bucket.take(now);
+                }
+            }
+            bucket.set_rate(Some(200.0), now);
+            assert!(bucket.wait(now).is_some(), "{before:?}");
+            bucket.set_rate(before, now);
+            bucket.set_rate(Some(1.0), now);
+            assert_eq!(bucket.wait(now), Some(now + Duration::from_secs(1)), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_senseless_rate_is_none_and_a_tiny_one_waits() {
+        let now = Instant::now();
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let mut bucket = Bucket::new(Some(rate));
+            bucket.take(now);
+            assert_eq!(bucket.wait(now), None);
+        }
+        let mut bucket = Bucket::new(Some(1e-300));
+        bucket.take(now);
+        assert_eq!(bucket.wait(now), Some(now + LONGEST_REFILL));
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_counts_as_one_request() {
+        let now = Instant::now();
+        let mut quotas = Quotas::default();
+        let said = Allowance { limit: Some(4), remaining: 1, reset: Duration::from_secs(1) };
+        quotas.observe(Category::Events, Some(said), now);
+        assert_eq!(quotas.wait(Category::Events, 0, now), None);
+        quotas.observe(Category::Events, None, now);
+        assert_eq!(quotas.wait(Category::Events, 0, now), Some(now + Duration::from_secs(1)));
+        assert_eq!(quotas.wait(Category::Other, 0, now), None);
+    }
+}
