@@ -355,7 +355,7 @@ impl Worker {
                 };
                 let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
                     // Its sync went while it waited here: the next read finds it again.
-                    lane.returned();
+                    lane.returned(&messages);
                     for message in messages {
                         lane.settled(&message);
                         self.known.remove(&message.id);
@@ -373,7 +373,7 @@ impl Worker {
                 && let Some(lane) = self.lanes.get_mut(&job.lane)
             {
                 // No thread could be started: the machine is out of them for now.
-                lane.returned();
+                lane.returned(&job.messages);
                 for message in job.messages.into_iter().rev() {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
