@@ -107,6 +107,11 @@ returns bigint
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.redrive(text, text) is 'Puts dead letters back into the outbox, those that could not be rendered rendered anew; gives how many.';
 
+create function lago_push.discard(sync text, filter text default null)
+returns bigint
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.discard(text, text) is 'Gives dead letters up: deletes them, counted in lago_push.ledger; gives how many.';
+
 comment on function lago_push._caller() is 'Internal: the role that called the entry point under way.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';

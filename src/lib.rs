@@ -125,6 +125,7 @@ extension_sql_file!(
     name = "views",
     requires = ["entry_points", surface::workers, surface::in_flight, surface::endpoints]
 );
+extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by the server when it loads the library.

@@ -11,6 +11,7 @@ mod choices;
 mod dead_letters;
 mod definitions;
 mod destinations;
+mod ledger;
 mod letters;
 mod liquids;
 mod mappers;

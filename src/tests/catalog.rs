@@ -47,6 +47,8 @@ mod tests {
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
+            "function lago_push._discard(text,text)",
+            "function lago_push._discard_letters(integer,text,text)",
             "function lago_push._drop_destination(text)",
             "function lago_push._drop_sync(text,boolean)",
             "function lago_push._endpoints()",
@@ -58,6 +60,8 @@ mod tests {
             "function lago_push._hide_statement(text)",
             "function lago_push._hold(text)",
             "function lago_push._in_flight()",
+            "function lago_push._next_letters(integer,text,bigint,text)",
+            "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
             "function lago_push._redrive(text,text)",
@@ -88,6 +92,7 @@ mod tests {
             "function lago_push.capture()",
             "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
             "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
             "function lago_push.flush(text,interval)",
@@ -108,6 +113,8 @@ mod tests {
             "table lago_push.dead_letter",
             "table lago_push.destination",
             "table lago_push.destination_health",
+            "table lago_push.destination_hold",
+            "table lago_push.intervention",
             "table lago_push.message",
             "table lago_push.reply",
             "table lago_push.retry",
@@ -115,6 +122,7 @@ mod tests {
             "view lago_push.dead_letters",
             "view lago_push.destinations",
             "view lago_push.endpoints",
+            "view lago_push.ledger",
             "view lago_push.outbox",
             "view lago_push.replies",
             "view lago_push.status",
@@ -177,6 +185,7 @@ mod tests {
             ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
+            ("discard", "sync text, filter text DEFAULT NULL::text"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
         }
@@ -191,6 +200,7 @@ mod tests {
             ),
             ("suggest_template", "text"),
             ("redrive", "bigint"),
+            ("discard", "bigint"),
             ("flush", "boolean"),
         ] {
             let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
@@ -229,6 +239,7 @@ mod tests {
             ),
             ("workers", "database pid state started_at last_activity messages_per_second"),
             ("endpoints", "name method path root required batch idempotent example"),
+            ("ledger", "sync captured delivered duplicate dead redriven discarded pending balanced"),
         ] {
             let found = texts(&format!(
                 "select a.attname::text from pg_attribute a
@@ -252,6 +263,10 @@ mod tests {
             ("outbox", "payload", "text"),
             ("endpoints", "required", "text[]"),
             ("endpoints", "idempotent", "boolean"),
+            ("ledger", "captured", "bigint"),
+            ("ledger", "redriven", "bigint"),
+            ("ledger", "discarded", "bigint"),
+            ("ledger", "balanced", "boolean"),
             ("replies", "payload", "jsonb"),
             ("replies", "reply", "jsonb"),
             ("replies", "status", "integer"),
@@ -334,6 +349,7 @@ mod tests {
                 "pg_monitor EXECUTE _workers",
                 "pg_monitor SELECT destinations",
                 "pg_monitor SELECT endpoints",
+                "pg_monitor SELECT ledger",
                 "pg_monitor SELECT status",
                 "pg_monitor SELECT workers",
                 "pg_monitor USAGE schema lago_push"
