@@ -8,6 +8,7 @@ mod alterations;
 mod capture;
 mod catalog;
 mod choices;
+mod corrections;
 mod dead_letters;
 mod definitions;
 mod destinations;

@@ -25,14 +25,15 @@ mod tests {
         // must not appear unnoticed either.
         const LISTED: &[&str] = &[
             "function lago_push._activate(text)",
-            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
             "function lago_push._attach(integer)",
             "function lago_push._caller()",
             "function lago_push._check_columns(regclass,text,name[],text)",
-            "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean)",
+            "function lago_push._check_correction(bigint,integer,text,boolean,bytea)",
+            "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean,interval,interval)",
             "function lago_push._check_filter(bytea)",
             "function lago_push._check_headers(jsonb)",
             "function lago_push._check_mapper(text,regclass)",
@@ -42,7 +43,8 @@ mod tests {
             "function lago_push._check_source(regclass)",
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
-            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._correct(bigint,text)",
+            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
@@ -60,6 +62,7 @@ mod tests {
             "function lago_push._hide_statement(text)",
             "function lago_push._hold(text)",
             "function lago_push._in_flight()",
+            "function lago_push._letter(bigint)",
             "function lago_push._next_letters(integer,text,bigint,text)",
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._pause(text)",
@@ -87,10 +90,11 @@ mod tests {
             "function lago_push._wake_for_messages()",
             "function lago_push._workers()",
             "function lago_push.activate(text)",
-            "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push.capture()",
-            "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.correct(bigint,text)",
+            "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
@@ -157,7 +161,7 @@ mod tests {
         let destination = "name text, url text, api_key text DEFAULT NULL::text, api_key_file text DEFAULT NULL::text, \
             headers jsonb DEFAULT '{}'::jsonb, rate_limit numeric DEFAULT NULL::numeric, connections integer DEFAULT 16, \
             timeout interval DEFAULT '00:00:30'::interval, ca_file text DEFAULT NULL::text, proxy text DEFAULT NULL::text, \
-            allow_http boolean DEFAULT false";
+            allow_http boolean DEFAULT false, connect_timeout interval DEFAULT '00:00:10'::interval, read_timeout interval DEFAULT NULL::interval";
         let destination = destination.replace(", timeout interval", ", \"timeout\" interval");
         assert_eq!(
             parameters("create_destination").replace(", timeout interval", ", \"timeout\" interval"),
@@ -186,6 +190,7 @@ mod tests {
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
             ("discard", "sync text, filter text DEFAULT NULL::text"),
+            ("correct", "letter bigint, payload text"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
         }
@@ -201,6 +206,7 @@ mod tests {
             ("suggest_template", "text"),
             ("redrive", "bigint"),
             ("discard", "bigint"),
+            ("correct", "void"),
             ("flush", "boolean"),
         ] {
             let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
@@ -229,7 +235,7 @@ mod tests {
             ),
             (
                 "destinations",
-                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error",
+                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since",
             ),
             ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload path"),
             ("replies", "id sync operation payload status reply replied_at"),

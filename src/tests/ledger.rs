@@ -199,6 +199,19 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_corrected_letter_is_counted_as_before() {
+        stage::set();
+        activate("calls", "");
+        insert(1, 3, "n = 1");
+        run(
+            r#"select lago_push.correct(id, '{"transaction_id": "t", "external_subscription_id": "s", "code": "c", "timestamp": 0}') from lago_push.dead_letters"#,
+        );
+        assert_eq!(ledger("calls"), "3 0 0 1 0 0 2 t");
+        assert_eq!(text("select lago_push.redrive('calls')::text"), "1");
+        assert_eq!(ledger("calls"), "3 0 0 0 1 0 3 t");
+    }
+
+    #[pg_test]
     fn each_call_leaves_a_note_of_who_made_it() {
         stage::set();
         activate("calls", "");

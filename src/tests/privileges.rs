@@ -68,6 +68,7 @@ mod tests {
             denied("select * from lago_push.send_test('calls')");
             denied("select lago_push.redrive('calls')");
             denied("select lago_push.discard('calls')");
+            denied("select lago_push.correct(1, '{}')");
             denied("select lago_push.suggest_template('public.calls')");
         });
     }
