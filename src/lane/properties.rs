@@ -73,9 +73,9 @@ impl World {
     fn admit(&mut self, id: i64, pick: usize) {
         let key = [None, Some(1), Some(2), Some(3)][pick % 4];
         let sync = 1 + (pick / 4) as i32 % SYNCS;
-        let path = (pick % 11 == 0).then(|| format!("/things/{id}"));
+        let path = pick.is_multiple_of(11).then(|| format!("/things/{id}"));
         let message = Message { sync, key, path, ..Message::sample(id, &"x".repeat(pick % 7)) };
-        let due = (pick % 5 == 0).then(|| self.now + Duration::from_millis(pick as u64 % 900));
+        let due = pick.is_multiple_of(5).then(|| self.now + Duration::from_millis(pick as u64 % 900));
         self.held.insert(id, message.clone());
         self.lane.admit(message, due, self.now);
     }
@@ -122,7 +122,7 @@ impl World {
             1 | 2 => Condition::Doubtful { why: String::new() },
             _ => Condition::Well,
         };
-        let allowance = (pick % 3 == 0).then(|| Allowance {
+        let allowance = pick.is_multiple_of(3).then(|| Allowance {
             limit: Some(20),
             remaining: (pick % 20) as u32,
             reset: Duration::from_millis(pick as u64 % 2000),
