@@ -83,7 +83,10 @@ impl World {
     fn send(&mut self) -> Option<Instant> {
         let request = match self.lane.next(self.now) {
             Next::Wait(until) => return until,
-            Next::Send(messages) => messages,
+            Next::Send(messages) => {
+                self.check_lowest_first(&messages);
+                messages
+            }
             Next::LookUp(message, _) => vec![message],
         };
         assert!(!request.is_empty());
@@ -108,6 +111,15 @@ impl World {
             if let Some(key) = message.key {
                 assert!(busy.insert((message.sync, key)), "{} goes beside another of its key", message.id);
             }
+        }
+    }
+
+    /// Where a lower id of the same key is known, it goes first, however late it came.
+    fn check_lowest_first(&self, request: &[Message]) {
+        for message in request.iter().filter(|message| message.key.is_some()) {
+            let lower = self.held.range(..message.id).map(|(_, other)| other);
+            let mut before = lower.filter(|other| (other.sync, other.key) == (message.sync, message.key));
+            assert!(before.next().is_none(), "{} goes before a lower one of its key", message.id);
         }
     }
 

@@ -717,3 +717,45 @@ fn a_throttled_destination_accuses_no_message() {
         }
     }
 }
+
+#[test]
+fn a_late_commit_displaces_a_message_of_a_set_and_leaves_the_others() {
+    let now = Instant::now();
+    let mut lane = new_lane(LIMITS, now);
+    let set = [of_key(7, 5), of_key(8, 6)];
+    for message in set.clone() {
+        lane.admit(message, None, now);
+    }
+    let under_way = batch(lane.next(now));
+    lane.returned(&under_way);
+    lane.resend_set(under_way, now);
+    lane.admit(of_key(7, 4), None, now);
+    assert_eq!(all_sent(&mut lane, now), [[6], [4]]);
+    lane.settled(&of_key(7, 4));
+    assert_eq!(all_sent(&mut lane, now), [[5]]);
+}
+
+#[test]
+fn a_message_with_a_path_of_its_own_has_no_company_to_wait_for() {
+    let now = Instant::now();
+    let mut lane = lane_with(LIMITS, 1..2, now);
+    assert_eq!(sent(lane.next(now)), [1]);
+    lane.admit(Message { path: Some("/a/2".into()), ..message(2) }, None, now);
+    assert_eq!(sent(lane.next(now)), [2]);
+}
+
+#[test]
+fn a_slow_rate_saves_nothing_up_while_there_is_nothing_to_send() {
+    let now = Instant::now();
+    let mut lane = lane_with(Limits { rate: Some(0.5), ..LIMITS }, 1..5, now);
+    assert_eq!(sent(lane.next(now)), [1, 2, 3]);
+    assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(2))));
+    lane.give_back(|_| true);
+    assert_eq!(lane.next(now), Next::Wait(None));
+    let later = now + Duration::from_secs(60);
+    for id in 6..12 {
+        lane.admit(message(id), None, later);
+    }
+    assert_eq!(sent(lane.next(later)), [6, 7, 8]);
+    assert_eq!(lane.next(later), Next::Wait(Some(later + Duration::from_secs(2))));
+}
