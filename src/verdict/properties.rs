@@ -118,7 +118,10 @@ fn is_success(reply: &Reply) -> bool {
 fn may_have_happened(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Failed { sent, .. } => *sent == Sent::Perhaps,
-        Outcome::Reply(reply) => matches!(reply.status, 408 | 500 | 502 | 504..),
+        Outcome::Reply(reply) => match reply.status {
+            200..=299 => !reply.body.trim_ascii_start().starts_with(b"<"),
+            status => matches!(status, 408 | 500 | 502 | 504..),
+        },
         Outcome::Unusable(_) | Outcome::Impossible(_) => false,
     }
 }
