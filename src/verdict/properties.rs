@@ -127,7 +127,7 @@ fn may_have_happened(outcome: &Outcome) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn any_answer_gives_each_message_one_fate_and_delivers_only_on_lagos_word(
