@@ -35,7 +35,7 @@ begin
                 (select convert_to(json_agg(d)::text, getdatabaseencoding()) from lago_push.dead_letters d where d.id = any (page)));
         end if;
         for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
-            select letter.payload as payload, letter.path as path, false as skipped, null::text as reason into again;
+            select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
             if letter.payload is null then
                 if letter.source_row is null then
                     continue;
@@ -44,11 +44,12 @@ begin
                     update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
                     continue;
                 end if;
-                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.skipped,
+                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.key, r.skipped,
                        convert_from(r.reason, getdatabaseencoding()) as reason into again
                   from lago_push._render_letter(
                       wanted.id, letter.operation::text, convert_to(letter.source_row::text, getdatabaseencoding()),
-                      convert_to(letter.old_row::text, getdatabaseencoding())) r;
+                      convert_to(letter.old_row::text, getdatabaseencoding()),
+                      letter.id, (extract(epoch from letter.enqueued_at) * 1000000)::bigint) r;
             end if;
             if again.reason is not null then
                 update lago_push.dead_letter l set reason = again.reason where l.id = letter.id;
@@ -56,8 +57,8 @@ begin
             end if;
             delete from lago_push.dead_letter l where l.id = letter.id;
             if not again.skipped then
-                insert into lago_push.message (id, enqueued_at, sync_id, operation, payload, path)
-                values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.operation, again.payload, again.path);
+                insert into lago_push.message (id, enqueued_at, sync_id, operation, payload, path, key)
+                values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.operation, again.payload, again.path, again.key);
             end if;
             redriven := redriven + 1;
         end loop;
