@@ -3,6 +3,7 @@
 //! No key, no faults, no latency, no rate limit, and not part of what Lago has.
 
 mod objects;
+mod settings;
 
 use std::time::{Duration, SystemTime};
 
@@ -16,8 +17,10 @@ use crate::fault::Fault;
 use crate::http::{self, Request};
 use crate::objects as kept;
 use crate::reply::Reply;
+use crate::sent::SentTwice;
 use crate::store::StoredEvent;
 use crate::time::{self, Fraction};
+use crate::traffic::{Category, Traffic, busiest_window};
 
 const DEFAULT_LISTED: usize = 100;
 
@@ -34,7 +37,13 @@ pub fn answer(app: &App, path: &str, request: &Request) -> Reply {
         ("GET", "bill") => Ok(bill_of(app).to_json()),
         ("GET", "stats") => Ok(stats(app)),
         ("GET", "stored") => Ok(stored(app, &request.query)),
-        ("GET", "sent_differently") => Ok(json!(lock(&app.state).sent_differently())),
+        ("GET", "sent_differently") => Ok(json!(lock(&app.state).sent.differently())),
+        ("GET", "sent_twice") => Ok(sent_twice(app)),
+        ("GET", "traffic") => Ok(traffic(app, &request.query)),
+        ("POST", "settings") => change(request, settings::Change::read, |change| change.apply(app)),
+        ("POST", "delete_events") => change(request, transaction_id, |transaction_id| {
+            lock(&app.state).delete_events(&transaction_id);
+        }),
         ("POST", "fault") => change(request, Fault::from_json, |fault| lock(&app.faults).push(fault)),
         ("DELETE", "fault") => {
             lock(&app.faults).clear();
@@ -95,7 +104,7 @@ pub fn bill_of(app: &App) -> Bill {
         for subscription in kept::all_periods(&state.objects) {
             catalog.define_subscription(subscription);
         }
-        state.events()
+        state.live_events()
     };
     let unknown = if config.accept_any { Unknown::Billed } else { Unknown::NotBilled };
     bill::bill(&events, config.store, &catalog, unknown)
@@ -113,8 +122,52 @@ fn stats(app: &App) -> Value {
 }
 
 fn limit(query: &str) -> usize {
-    let limit = http::query_pairs(query).into_iter().find(|(name, _)| name == "limit");
-    limit.and_then(|(_, limit)| limit.parse().ok()).unwrap_or(DEFAULT_LISTED)
+    parameter(query, "limit").unwrap_or(DEFAULT_LISTED)
+}
+
+fn parameter<T: std::str::FromStr>(query: &str, name: &str) -> Option<T> {
+    let pair = http::query_pairs(query).into_iter().find(|(known, _)| known == name);
+    pair.and_then(|(_, value)| value.parse().ok())
+}
+
+pub fn traffic_of(app: &App, category: Category, window: Duration) -> Traffic {
+    let (under_way, most_under_way) = app.gauges.read(category);
+    let log = lock(&app.state).requests_after(0);
+    let of_category = log.iter().filter(|request| Category::of(&request.method, &request.path) == category);
+    let arrivals: Vec<SystemTime> = of_category.map(|request| request.at).collect();
+    let requests = u64::try_from(arrivals.len()).unwrap_or(u64::MAX);
+    Traffic { requests, under_way, most_under_way, busiest_window: busiest_window(arrivals, window) }
+}
+
+fn traffic(app: &App, query: &str) -> Value {
+    let window = parameter(query, "window_ms").map_or(Duration::from_secs(1), Duration::from_millis);
+    let describe = |category| {
+        let traffic = traffic_of(app, category, window);
+        json!({
+            "requests": traffic.requests,
+            "under_way": traffic.under_way,
+            "most_under_way": traffic.most_under_way,
+            "busiest_window": traffic.busiest_window,
+        })
+    };
+    json!({
+        "window_ms": u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+        "events": describe(Category::Events),
+        "everything_else": describe(Category::EverythingElse),
+    })
+}
+
+fn sent_twice(app: &App) -> Value {
+    let twice = lock(&app.state).sent.twice();
+    let describe = |sent: &SentTwice| json!({"call": sent.call, "name": sent.name, "bodies": sent.bodies});
+    twice.iter().map(describe).collect()
+}
+
+fn transaction_id(value: &Value) -> Result<String, String> {
+    value
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| "the body is a transaction id, or an array of them".to_owned())
 }
 
 /// The latest events, in the order of acceptance.

@@ -3,6 +3,8 @@
 //! The state shared by all connections lives here. Work that needs no lock (parsing, validation, rendering)
 //! is done before one is taken.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,13 +14,16 @@ use serde_json::{Map, Value, json};
 use crate::body::{self, Element, Malformed, Root};
 use crate::catalog::Metric;
 use crate::config::{Access, Denied, Settings};
-use crate::fault::{Effect, Faults, Storing};
+use crate::fault::{Effect, Faults, Met, Storing};
 use crate::http::Request;
-use crate::limit::{Standing, Verdict, Window};
+use crate::journal::{self, Journal};
+use crate::limit::{Standing, Verdict, Windows};
 use crate::objects::{self, Books, Kind, Origin};
 use crate::reply::{self, Accepts, Reply};
 use crate::router::{self, Route};
+use crate::sent::{self, Name};
 use crate::store::{Arrival, Keys, RequestLog, State};
+use crate::traffic::{Category, Gauges};
 use crate::{admin, event, ingest, reads, time};
 
 /// Longer bodies are not kept in the log.
@@ -29,7 +34,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The server was stopped while the request was under way.
+/// The server was stopped while the request was under way, or cannot keep what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
 
@@ -52,6 +57,7 @@ impl Delivery {
             Some(Effect::Hang(_)) => Delivery::Hang,
             Some(Effect::Reset(_)) => Delivery::Reset,
             Some(Effect::Truncated) => Delivery::Truncated(reply),
+            Some(Effect::TruncatedAnswer(answer, _)) => Delivery::Truncated(answer),
             Some(Effect::Drip { bytes, pause }) => Delivery::Drip { reply, bytes, pause },
             Some(Effect::CloseAfterReply) => Delivery::SendThenClose(reply),
         }
@@ -102,6 +108,22 @@ impl<'a> Parsed<'a> {
             | Parsed::Malformed => &[],
         }
     }
+
+    /// Everything in it that has a name, with the text it was sent as.
+    fn named(&self, request: &Request) -> Vec<(Name, &str)> {
+        match self {
+            Parsed::Object(Root::Object(element)) => {
+                let name = Name::of_object(&request.method, &request.path, &element.fields);
+                vec![(name, element.raw)]
+            }
+            _ => sent::named(self.elements()),
+        }
+    }
+
+    fn holds(&self, transaction_id: &str) -> bool {
+        let mut ids = self.elements().iter().filter_map(|element| event::transaction_id_of(&element.fields));
+        ids.any(|id| id == transaction_id)
+    }
 }
 
 pub struct App {
@@ -110,7 +132,8 @@ pub struct App {
     /// Notified whenever a request has been dealt with.
     pub changed: Condvar,
     pub faults: Mutex<Faults>,
-    window: Mutex<Option<Window>>,
+    windows: Mutex<Windows>,
+    pub gauges: Gauges,
     requests: AtomicU64,
     ids: AtomicU64,
     pub keys: Keys,
@@ -118,17 +141,39 @@ pub struct App {
 
 impl App {
     pub fn new(settings: Settings) -> App {
-        let window = settings.config.rate_limit.map(|rule| Window::new(rule, Instant::now()));
+        let windows = Windows::new(&settings.config, Instant::now());
         App {
             settings: Mutex::new(Arc::new(settings)),
             state: Mutex::default(),
             changed: Condvar::new(),
             faults: Mutex::default(),
-            window: Mutex::new(window),
+            windows: Mutex::new(windows),
+            gauges: Gauges::default(),
             requests: AtomicU64::new(0),
             ids: AtomicU64::new(0),
             keys: Keys::default(),
         }
+    }
+
+    /// Reads the file back, and keeps in it what happens from now on.
+    pub fn keep_in(&self, path: &Path) -> io::Result<()> {
+        let (journal, effects) = Journal::open(path)?;
+        let store = self.settings().config.store;
+        let mut state = lock(&self.state);
+        for effect in effects {
+            let (id, request) = numbers(&effect);
+            self.ids.fetch_max(id, Ordering::Relaxed);
+            self.requests.fetch_max(request, Ordering::Relaxed);
+            self.change_settings(|settings| redo_metrics(settings, &effect));
+            state.redo(effect, &self.keys, store);
+        }
+        state.journal = journal;
+        Ok(())
+    }
+
+    /// Puts what has happened into the file, if there is one.
+    pub fn write_down(&self) -> io::Result<()> {
+        lock(&self.state).write_down()
     }
 
     pub fn settings(&self) -> Arc<Settings> {
@@ -141,9 +186,8 @@ impl App {
     }
 
     /// Starts a new window after the limit was changed.
-    pub fn restart_window(&self) {
-        let rule = self.settings().config.rate_limit;
-        *lock(&self.window) = rule.map(|rule| Window::new(rule, Instant::now()));
+    pub fn restart_windows(&self) {
+        *lock(&self.windows) = Windows::new(&self.settings().config, Instant::now());
     }
 
     /// A number no other row has.
@@ -185,6 +229,7 @@ impl App {
 
     /// Tells the catalog of a metric that was defined.
     fn publish(&self, metric: Metric) {
+        lock(&self.state).tell_metric(&metric);
         self.change_settings(|settings| {
             settings.defined.define_metric(metric.clone());
             settings.catalog.define_metric(metric);
@@ -196,13 +241,16 @@ impl App {
         self.change_settings(|settings| settings.catalog = settings.defined.clone());
         lock(&self.faults).clear();
         lock(&self.state).reset();
+        self.gauges.reset();
         self.changed.notify_all();
     }
 
     pub fn answer(&self, request: &Request, generation: u64) -> Result<Delivery, Stopped> {
         let route = router::route(&request.method, &request.path);
         if let Route::Admin { path } = &route {
-            return Ok(Delivery::Send(admin::answer(self, path, request)));
+            let reply = admin::answer(self, path, request);
+            self.write_down().map_err(|_| Stopped)?;
+            return Ok(Delivery::Send(reply));
         }
         let settings = self.settings();
         let parsed = Parsed::of(&route, request);
@@ -210,13 +258,14 @@ impl App {
         let arrival =
             Arrival { at: SystemTime::now(), request: self.requests.fetch_add(1, Ordering::Relaxed) + 1 };
         if settings.config.keep_events {
-            self.remember_copies(parsed.elements());
+            self.remember_copies(parsed.named(request));
         }
 
         let in_api = request.path.starts_with("/api/");
-        let effect = if in_api { lock(&self.faults).pick(&request.path, &request.body) } else { None };
-        let standing =
-            if in_api { lock(&self.window).as_mut().map(|window| window.take(Instant::now())) } else { None };
+        let met = Met { path: &request.path, body: &request.body, holds: &|id| parsed.holds(id) };
+        let effect = if in_api { lock(&self.faults).pick(&met) } else { None };
+        let category = Category::of(&request.method, &request.path);
+        let standing = if in_api { lock(&self.windows).take(category, Instant::now()) } else { None };
         let faulted = effect.is_some();
         let call = Call { app: self, settings: &settings, request, arrival, generation };
         let mut delivery = match &effect {
@@ -263,29 +312,63 @@ impl App {
             return Err(Stopped);
         }
         state.saw_request(log);
+        let written = state.write_down();
         drop(state);
+        if written.is_err() {
+            return Err(Stopped);
+        }
         self.changed.notify_all();
         Ok(delivery)
     }
 
-    fn remember_copies(&self, elements: &[Element<'_>]) {
-        let named: Vec<(String, &str)> = elements
-            .iter()
-            .filter_map(|element| Some((event::transaction_id_of(&element.fields)?, element.raw)))
-            .collect();
+    fn remember_copies(&self, named: Vec<(Name, &str)>) {
         if named.is_empty() {
             return;
         }
         let mut state = lock(&self.state);
-        for (transaction_id, raw) in named {
-            state.saw_copy(transaction_id, raw.as_bytes());
+        for (name, raw) in named {
+            state.saw_copy(name, raw.as_bytes());
         }
+    }
+}
+
+/// The numbers an effect has used: of a row and of a request.
+fn numbers(effect: &journal::Effect) -> (u64, u64) {
+    match effect {
+        journal::Effect::Event { lago_id, arrival, .. } => (number_of(lago_id), arrival.request),
+        journal::Effect::Object { fields: Some(fields), .. } => {
+            (fields.get("lago_id").and_then(Value::as_str).map_or(0, number_of), 0)
+        }
+        journal::Effect::Request(request) => (0, request.number),
+        _ => (0, 0),
+    }
+}
+
+/// What an effect means for the catalog.
+fn redo_metrics(settings: &mut Settings, effect: &journal::Effect) {
+    match effect {
+        journal::Effect::Object { kind: Kind::BillableMetric, fields: Some(fields), .. } => {
+            settings.catalog.define_metric(objects::metric_of(fields));
+        }
+        journal::Effect::Metric(metric) => {
+            settings.defined.define_metric(metric.clone());
+            settings.catalog.define_metric(metric.clone());
+        }
+        journal::Effect::Reset => settings.catalog = settings.defined.clone(),
+        _ => {}
     }
 }
 
 /// The UUID with this number.
 pub fn uuid(number: u64) -> String {
     format!("{:08x}-1a90-4a90-8a90-{number:012x}", number >> 48)
+}
+
+/// The number in the id of a row, of either store; 0 if it is no such id.
+fn number_of(lago_id: &str) -> u64 {
+    let digits = lago_id.strip_prefix("ch").map(str::parse);
+    let last = || lago_id.rsplit('-').next().unwrap_or_default();
+    digits.and_then(Result::ok).or_else(|| u64::from_str_radix(last(), 16).ok()).unwrap_or(0)
 }
 
 /// One request on its way through the checks.
@@ -387,6 +470,13 @@ mod tests {
         assert_eq!(made(), 0);
         assert!(app.answer(&request, 1).is_ok());
         assert_eq!(made(), 1);
+    }
+
+    #[test]
+    fn ids_tell_their_number() {
+        assert_eq!(number_of(&uuid(77_000)), 77_000);
+        assert_eq!(number_of("ch12"), 12);
+        assert_eq!(number_of("anything"), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `Config` is the starting point; `Settings` is the same plus what tests change later (metrics,
 //! latency), shared copy-on-write so that a request sees one consistent version.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::catalog::Catalog;
@@ -65,7 +66,10 @@ pub struct Config {
     /// Servers v1.32.4 to v1.38.0 with the Postgres store: a batch with a duplicate answers 422 and yet
     /// keeps the other events.
     pub legacy_partial_batch: bool,
+    /// For the ingestion of events; for all requests together unless there is a limit of others.
     pub rate_limit: Option<RateLimit>,
+    /// For everything but the ingestion of events.
+    pub rate_limit_of_others: Option<RateLimit>,
     pub license: License,
     /// `false` is for benchmarks: only counters and uniqueness keys are kept, no events and no bodies.
     pub keep_events: bool,
@@ -73,6 +77,9 @@ pub struct Config {
     pub accept_any: bool,
     /// Added to every reply.
     pub latency: Duration,
+    /// A file that takes each effect before it is answered, and is read back at the start. Settings and faults
+    /// are not in it.
+    pub data: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -84,10 +91,12 @@ impl Default for Config {
             batch_limit: 100,
             legacy_partial_batch: false,
             rate_limit: None,
+            rate_limit_of_others: None,
             license: License::Free,
             keep_events: true,
             accept_any: false,
             latency: Duration::ZERO,
+            data: None,
         }
     }
 }

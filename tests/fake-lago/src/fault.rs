@@ -28,6 +28,8 @@ pub enum Effect {
     Answer(Reply, Storing),
     /// The real answer, cut in half: `Content-Length` promises more than is sent.
     Truncated,
+    /// This answer, cut in half.
+    TruncatedAnswer(Reply, Storing),
     /// The real answer, a few bytes at a time.
     Drip { bytes: usize, pause: Duration },
     /// The real answer, after which the connection is closed without having been announced.
@@ -60,6 +62,43 @@ impl Effect {
     /// Any status with any JSON body.
     pub fn json(status: u16, body: &str) -> Effect {
         Effect::Answer(Reply::json(status, body), Storing::Skipped)
+    }
+
+    /// Any status with any web page.
+    pub fn page(status: u16, body: &str) -> Effect {
+        Effect::Answer(Reply::new(status, HTML, body), Storing::Skipped)
+    }
+
+    /// 422 with these details, which need not be any that Lago is known to send.
+    pub fn invalid(details: Value) -> Effect {
+        Effect::Answer(crate::reply::invalid(details), Storing::Skipped)
+    }
+
+    /// 429 because a payment or tax provider throttled Lago.
+    pub fn too_many_provider_requests(provider: &str) -> Effect {
+        let body = serde_json::json!({
+            "status": 429,
+            "error": "Too Many Provider Requests",
+            "code": "too_many_provider_requests",
+            "error_details": {"provider_name": provider, "message": "the provider throttles"},
+        });
+        Effect::json(429, &body.to_string())
+    }
+
+    /// What answers a request with a reply of its own, asking to come back after so many seconds, as proxies do.
+    pub fn retry_after(mut self, seconds: u64) -> Effect {
+        if let Effect::Answer(reply, _) | Effect::TruncatedAnswer(reply, _) = &mut self {
+            reply.headers.push(("Retry-After".to_owned(), seconds.to_string()));
+        }
+        self
+    }
+
+    /// The same answer, of which only the first half arrives.
+    pub fn cut(self) -> Effect {
+        match self {
+            Effect::Answer(reply, storing) => Effect::TruncatedAnswer(reply, storing),
+            other => other,
+        }
     }
 
     /// 422 for contention: no details, and a retry may succeed.
@@ -95,13 +134,17 @@ impl Effect {
             Effect::Hang(_) => Effect::Hang(Storing::Done),
             Effect::Reset(_) => Effect::Reset(Storing::Done),
             Effect::Answer(reply, _) => Effect::Answer(reply, Storing::Done),
+            Effect::TruncatedAnswer(reply, _) => Effect::TruncatedAnswer(reply, Storing::Done),
             other => other,
         }
     }
 
     pub fn storing(&self) -> Storing {
         match self {
-            Effect::Hang(storing) | Effect::Reset(storing) | Effect::Answer(_, storing) => *storing,
+            Effect::Hang(storing)
+            | Effect::Reset(storing)
+            | Effect::Answer(_, storing)
+            | Effect::TruncatedAnswer(_, storing) => *storing,
             Effect::Truncated | Effect::Drip { .. } | Effect::CloseAfterReply => Storing::Done,
         }
     }
@@ -120,6 +163,8 @@ pub enum Times {
     /// Each k-th, starting with the k-th.
     Every(u64),
     Always,
+    /// So many of a thousand, by a chance that the seed decides.
+    PerMille(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +174,10 @@ pub struct Fault {
     pub path: Option<String>,
     /// Only requests whose body contains this.
     pub body_contains: Option<String>,
+    /// Only requests that hold an event with this transaction id.
+    pub transaction_id: Option<String>,
+    /// Only requests whose body has more bytes than this.
+    pub body_over: Option<usize>,
     pub effect: Effect,
 }
 
@@ -145,8 +194,13 @@ impl Fault {
         Fault::new(Times::Always, effect)
     }
 
+    /// For a share of the requests, in thousandths.
+    pub fn per_mille(share: u64, effect: Effect) -> Fault {
+        Fault::new(Times::PerMille(share), effect)
+    }
+
     fn new(times: Times, effect: Effect) -> Fault {
-        Fault { times, path: None, body_contains: None, effect }
+        Fault { times, path: None, body_contains: None, transaction_id: None, body_over: None, effect }
     }
 
     pub fn on_path(mut self, ending: &str) -> Fault {
@@ -159,9 +213,21 @@ impl Fault {
         self
     }
 
-    fn matches(&self, path: &str, body: &[u8]) -> bool {
-        let path_matches = self.path.as_deref().is_none_or(|ending| path.ends_with(ending));
-        path_matches && self.body_contains.as_deref().is_none_or(|part| contains(body, part))
+    pub fn on_transaction_id(mut self, transaction_id: &str) -> Fault {
+        self.transaction_id = Some(transaction_id.to_owned());
+        self
+    }
+
+    pub fn on_body_over(mut self, bytes: usize) -> Fault {
+        self.body_over = Some(bytes);
+        self
+    }
+
+    fn matches(&self, met: &Met<'_>) -> bool {
+        self.path.as_deref().is_none_or(|ending| met.path.ends_with(ending))
+            && self.body_over.is_none_or(|bytes| met.body.len() > bytes)
+            && self.body_contains.as_deref().is_none_or(|part| contains(met.body, part))
+            && self.transaction_id.as_deref().is_none_or(|id| (met.holds)(id))
     }
 
     /// Reads the JSON form, such as `{"next": 2, "path": "/events", "do": "reset", "storing": "done"}`.
@@ -178,6 +244,12 @@ impl Fault {
             Some("reset") => Effect::Reset(storing),
             Some("rate_limited") => Effect::rate_limited(number("reset").unwrap_or(1)),
             Some("truncated") => Effect::Truncated,
+            Some("invalid") => Effect::invalid(value.get("details").cloned().unwrap_or_default()),
+            Some("provider_throttled") => {
+                Effect::too_many_provider_requests(text("provider").unwrap_or("stripe"))
+            }
+            Some("contention") => Effect::lock_acquisition_failed(),
+            Some("provider_error") => Effect::provider_error(text("provider").unwrap_or("stripe")),
             Some("drip") => Effect::Drip {
                 bytes: number("bytes").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1),
                 pause: Duration::from_millis(number("pause_ms").unwrap_or(10)),
@@ -189,19 +261,37 @@ impl Fault {
                 let status = number("status").and_then(|status| u16::try_from(status).ok());
                 let status = status.filter(|status| (200..600).contains(status));
                 let status = status.ok_or("\"do\": \"status\" needs a \"status\" from 200 to 599")?;
-                text("body").map_or_else(|| Effect::status(status), |body| Effect::json(status, body))
+                match (text("body"), text("page")) {
+                    (Some(body), _) => Effect::json(status, body),
+                    (None, Some(page)) => Effect::page(status, page),
+                    (None, None) => Effect::status(status),
+                }
             }
             other => return Err(format!("unknown \"do\": {other:?}")),
         };
         let effect = if storing == Storing::Done { effect.after_storing() } else { effect };
-        let times = match (number("next"), number("every")) {
-            (Some(count), _) => Times::Next(count),
-            (None, Some(nth)) => Times::Every(nth),
-            (None, None) if value.get("always").and_then(Value::as_bool) == Some(true) => Times::Always,
-            (None, None) => Times::Next(1),
+        let effect = match number("retry_after") {
+            Some(seconds) => effect.retry_after(seconds),
+            None => effect,
+        };
+        let cut = value.get("cut").and_then(Value::as_bool) == Some(true);
+        let effect = if cut { effect.cut() } else { effect };
+        let times = match (number("next"), number("every"), number("per_mille")) {
+            (Some(count), _, _) => Times::Next(count),
+            (None, Some(nth), _) => Times::Every(nth),
+            (None, None, Some(share)) => Times::PerMille(share),
+            (None, None, None) if value.get("always").and_then(Value::as_bool) == Some(true) => Times::Always,
+            (None, None, None) => Times::Next(1),
         };
         let owned = |name: &str| text(name).map(str::to_owned);
-        Ok(Fault { times, path: owned("path"), body_contains: owned("body_contains"), effect })
+        Ok(Fault {
+            times,
+            path: owned("path"),
+            body_contains: owned("body_contains"),
+            transaction_id: owned("transaction_id"),
+            body_over: number("body_over").and_then(|bytes| usize::try_from(bytes).ok()),
+            effect,
+        })
     }
 }
 
@@ -212,10 +302,21 @@ fn contains(body: &[u8], part: &str) -> bool {
     }
 }
 
+/// The request a rule looks at.
+#[derive(Clone, Copy)]
+pub struct Met<'a> {
+    pub path: &'a str,
+    pub body: &'a [u8],
+    /// Whether it holds an event with this transaction id.
+    pub holds: &'a dyn Fn(&str) -> bool,
+}
+
 /// The queued rules, each with the number of requests it has matched.
 #[derive(Debug, Default)]
 pub struct Faults {
     rules: Vec<(Fault, u64)>,
+    /// Where chance has got to.
+    chance: u64,
 }
 
 impl Faults {
@@ -227,17 +328,23 @@ impl Faults {
         self.rules.clear();
     }
 
+    /// Begins chance anew.
+    pub fn seed(&mut self, seed: u64) {
+        self.chance = seed;
+    }
+
     /// What happens to this request, if anything.
-    pub fn pick(&mut self, path: &str, body: &[u8]) -> Option<Effect> {
+    pub fn pick(&mut self, met: &Met<'_>) -> Option<Effect> {
         self.rules.retain(|(fault, seen)| !matches!(fault.times, Times::Next(count) if *seen >= count));
         for (fault, seen) in &mut self.rules {
-            if !fault.matches(path, body) {
+            if !fault.matches(met) {
                 continue;
             }
             *seen += 1;
             let fires = match fault.times {
                 Times::Next(_) | Times::Always => true,
                 Times::Every(nth) => seen.is_multiple_of(nth.max(1)),
+                Times::PerMille(share) => next(&mut self.chance) % 1000 < share,
             };
             if fires {
                 return Some(fault.effect.clone());
@@ -247,16 +354,53 @@ impl Faults {
     }
 }
 
+/// The next of a sequence that its beginning decides: `SplitMix64`.
+fn next(chance: &mut u64) -> u64 {
+    *chance = chance.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (*chance ^ (*chance >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
+    fn pick(faults: &mut Faults, path: &str, body: &str) -> Option<Effect> {
+        faults.pick(&Met { path, body: body.as_bytes(), holds: &|id| body == id })
+    }
+
+    #[test]
+    fn the_seed_decides_which_requests_meet_a_fault_of_chance() {
+        let picked = |seed| {
+            let mut faults = Faults::default();
+            faults.push(Fault::per_mille(300, Effect::Truncated));
+            faults.seed(seed);
+            (0..1000).map(|_| pick(&mut faults, "/", "").is_some()).collect::<Vec<bool>>()
+        };
+        assert_eq!(picked(1), picked(1));
+        assert_ne!(picked(1), picked(2));
+        let met = picked(1).into_iter().filter(|met| *met).count();
+        assert!((200..400).contains(&met), "{met} of 1000");
+    }
+
+    #[test]
+    fn a_rule_may_look_for_one_event_and_for_large_bodies() {
+        let mut faults = Faults::default();
+        faults.push(Fault::always(Effect::status(500)).on_transaction_id("poison-1"));
+        faults.push(Fault::always(Effect::status(413)).on_body_over(10));
+        assert_eq!(pick(&mut faults, "/", "poison-1"), Some(Effect::status(500)));
+        assert_eq!(pick(&mut faults, "/", "poison-10"), None);
+        assert_eq!(pick(&mut faults, "/", "0123456789a"), Some(Effect::status(413)));
+        assert_eq!(pick(&mut faults, "/", "0123456789"), None);
+    }
+
     #[test]
     fn the_next_requests_fail_and_then_no_more() {
         let mut faults = Faults::default();
         faults.push(Fault::next(2, Effect::Truncated));
-        let picked: Vec<bool> = (0..4).map(|_| faults.pick("/", b"").is_some()).collect();
+        let picked: Vec<bool> = (0..4).map(|_| pick(&mut faults, "/", "").is_some()).collect();
         assert_eq!(picked, [true, true, false, false]);
     }
 
@@ -264,7 +408,7 @@ mod tests {
     fn every_third_request_fails() {
         let mut faults = Faults::default();
         faults.push(Fault::every(3, Effect::CloseAfterReply));
-        let picked: Vec<bool> = (0..7).map(|_| faults.pick("/", b"").is_some()).collect();
+        let picked: Vec<bool> = (0..7).map(|_| pick(&mut faults, "/", "").is_some()).collect();
         assert_eq!(picked, [false, false, true, false, false, true, false]);
     }
 
@@ -272,10 +416,10 @@ mod tests {
     fn a_rule_counts_only_the_requests_it_matches() {
         let mut faults = Faults::default();
         faults.push(Fault::next(1, Effect::Truncated).on_path("/events").on_body("poison"));
-        assert_eq!(faults.pick("/api/v1/events/batch", b"poison"), None);
-        assert_eq!(faults.pick("/api/v1/events", b"fine"), None);
-        assert_eq!(faults.pick("/api/v1/events", b"a poison b"), Some(Effect::Truncated));
-        assert_eq!(faults.pick("/api/v1/events", b"a poison b"), None);
+        assert_eq!(pick(&mut faults, "/api/v1/events/batch", "poison"), None);
+        assert_eq!(pick(&mut faults, "/api/v1/events", "fine"), None);
+        assert_eq!(pick(&mut faults, "/api/v1/events", "a poison b"), Some(Effect::Truncated));
+        assert_eq!(pick(&mut faults, "/api/v1/events", "a poison b"), None);
     }
 
     #[test]
@@ -292,6 +436,14 @@ mod tests {
         assert_eq!(
             read(json!({"always": true, "do": "rate_limited", "reset": 7})),
             Ok(Fault::always(Effect::rate_limited(7)))
+        );
+        assert_eq!(
+            read(json!({"per_mille": 5, "do": "status", "status": 503, "retry_after": 2, "cut": true})),
+            Ok(Fault::per_mille(5, Effect::status(503).retry_after(2).cut()))
+        );
+        assert_eq!(
+            read(json!({"always": true, "do": "invalid", "details": "soon", "transaction_id": "t"})),
+            Ok(Fault::always(Effect::invalid(json!("soon"))).on_transaction_id("t"))
         );
         assert!(read(json!({"do": "explode"})).is_err());
         assert!(read(json!({"do": "status"})).is_err());

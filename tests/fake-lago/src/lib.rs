@@ -16,15 +16,19 @@ mod event;
 mod fault;
 mod http;
 mod ingest;
+mod journal;
 mod limit;
 mod objects;
+pub mod program;
 mod reads;
 mod reply;
 mod router;
+mod sent;
 mod server;
 mod setup;
 mod store;
 mod time;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +42,9 @@ pub use config::{Access, Config, Denied, License, RateLimit, Store};
 pub use fault::{Effect, Fault, Storing, Times};
 pub use objects::{Kind, Reusable};
 pub use reply::Reply;
-pub use store::{Counters, RequestLog, SentBody, StoredEvent};
+pub use sent::{SentBody, SentTwice};
+pub use store::{Counters, RequestLog, StoredEvent};
+pub use traffic::{Category, Traffic};
 
 use app::{App, lock};
 use server::Listening;
@@ -62,7 +68,11 @@ impl FakeLago {
             catalog: catalog::Catalog::default(),
             defined: catalog::Catalog::default(),
         };
+        let data = settings.config.data.clone();
         let app = Arc::new(App::new(settings));
+        if let Some(path) = data {
+            app.keep_in(&path)?;
+        }
         let listening = Listening::start(&app, addr)?;
         Ok(FakeLago { app, addr: listening.addr(), listening: Mutex::new(Some(listening)) })
     }
@@ -91,6 +101,11 @@ impl FakeLago {
             *listening = Some(Listening::start(&self.app, self.addr)?);
         }
         Ok(())
+    }
+
+    /// Begins the chance of faults that fire sometimes anew.
+    pub fn set_seed(&self, seed: u64) {
+        lock(&self.app.faults).seed(seed);
     }
 
     /// Queues a rule; of several that would fire, the one queued first decides.
@@ -133,7 +148,24 @@ impl FakeLago {
     /// Sets or lifts the limit and starts a new window.
     pub fn set_rate_limit(&self, rate_limit: Option<RateLimit>) {
         self.app.change_settings(|settings| settings.config.rate_limit = rate_limit);
-        self.app.restart_window();
+        self.app.restart_windows();
+    }
+
+    /// Sets or lifts the limit of everything but the ingestion of events. While it is lifted, `set_rate_limit` is
+    /// for all requests together.
+    pub fn set_rate_limit_of_others(&self, rate_limit: Option<RateLimit>) {
+        self.app.change_settings(|settings| settings.config.rate_limit_of_others = rate_limit);
+        self.app.restart_windows();
+    }
+
+    /// Deletes the accepted events with this transaction id, which stays taken; returns how many that were.
+    pub fn delete_events(&self, transaction_id: &str) -> usize {
+        lock(&self.app.state).delete_events(transaction_id)
+    }
+
+    /// How much was asked for at once; of the busiest window the last 100,000 requests are looked at.
+    pub fn traffic(&self, category: Category, window: Duration) -> Traffic {
+        admin::traffic_of(&self.app, category, window)
     }
 
     /// Whether unknown metric codes (as counts) and unknown subscriptions are treated as existing.
@@ -194,18 +226,24 @@ impl FakeLago {
     /// For every transaction id ever received, in whatever request and with whatever outcome, the distinct
     /// JSON texts it was sent with. Empty if events are not kept.
     pub fn copies(&self) -> BTreeMap<String, Vec<SentBody>> {
-        lock(&self.app.state).copies()
+        lock(&self.app.state).sent.copies()
     }
 
     /// The same for one transaction id.
     pub fn copies_of(&self, transaction_id: &str) -> Vec<SentBody> {
-        lock(&self.app.state).copies_of(transaction_id)
+        lock(&self.app.state).sent.copies_of(transaction_id)
     }
 
     /// The transaction ids that were sent with more than one text: none, for a client that freezes what it
     /// sends.
     pub fn sent_differently(&self) -> Vec<String> {
-        lock(&self.app.state).sent_differently()
+        lock(&self.app.state).sent.differently()
+    }
+
+    /// What was received with two different texts, whatever became of it: events by subscription and
+    /// transaction id, other objects by what names them and their metadata.
+    pub fn sent_twice(&self) -> Vec<SentTwice> {
+        lock(&self.app.state).sent.twice()
     }
 
     /// Waits until `cond` holds; looks again whenever a request has been dealt with. After the deadline the

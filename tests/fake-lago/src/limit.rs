@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::RateLimit;
+use crate::config::{Config, RateLimit};
+use crate::traffic::Category;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -59,9 +60,61 @@ impl Window {
     }
 }
 
+/// The windows of the two categories, or the one they share.
+#[derive(Debug)]
+pub struct Windows {
+    events: Option<Window>,
+    everything_else: Option<Window>,
+    shared: Shared,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shared {
+    One,
+    PerCategory,
+}
+
+impl Windows {
+    pub fn new(config: &Config, now: Instant) -> Windows {
+        let window = |rule: Option<RateLimit>| rule.map(|rule| Window::new(rule, now));
+        let shared = match config.rate_limit_of_others {
+            None => Shared::One,
+            Some(_) => Shared::PerCategory,
+        };
+        let (events, everything_else) = (window(config.rate_limit), window(config.rate_limit_of_others));
+        Windows { events, everything_else, shared }
+    }
+
+    /// Counts one request, if its category is limited.
+    pub fn take(&mut self, category: Category, now: Instant) -> Option<Standing> {
+        let window = match (category, self.shared) {
+            (Category::Events, _) | (_, Shared::One) => &mut self.events,
+            (Category::EverythingElse, Shared::PerCategory) => &mut self.everything_else,
+        };
+        window.as_mut().map(|window| window.take(now))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn categories_have_windows_of_their_own_if_both_are_limited() {
+        let rule = |requests| Some(RateLimit { requests, window_seconds: 10 });
+        let now = Instant::now();
+        let limits = |events, others| {
+            let config = Config { rate_limit: events, rate_limit_of_others: others, ..Config::default() };
+            let mut windows = Windows::new(&config, now);
+            let mut take = |category| windows.take(category, now).map(|standing| standing.verdict);
+            [take(Category::Events), take(Category::EverythingElse)]
+        };
+        let (pass, exceeded) = (Some(Verdict::Pass), Some(Verdict::Exceeded));
+        assert_eq!(limits(rule(1), rule(1)), [pass, pass]);
+        assert_eq!(limits(rule(1), None), [pass, exceeded]);
+        assert_eq!(limits(None, rule(1)), [None, pass]);
+        assert_eq!(limits(None, None), [None, None]);
+    }
 
     #[test]
     fn a_window_lets_its_number_through_and_says_when_it_resets() {

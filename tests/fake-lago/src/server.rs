@@ -15,6 +15,7 @@ use socket2::SockRef;
 use crate::app::{App, Delivery, lock};
 use crate::http::{self, BodySent, Connection, Incoming, Persistence, Request};
 use crate::reply::{HTML, Reply};
+use crate::traffic::Category;
 
 const STACK: usize = 512 * 1024;
 /// How long to wait before accepting again when the machine is out of file descriptors.
@@ -159,12 +160,16 @@ fn serve(session: &Session, stream: &TcpStream) -> io::Result<()> {
                 ));
             }
         };
+        let administered = request.path.starts_with("/_fake/");
+        let category = Category::of(&request.method, &request.path);
+        // Until it has been answered.
+        let _under_way = (!administered).then(|| session.app.gauges.enter(category));
         let Ok(delivery) = session.app.answer(&request, session.generation) else {
             reset_on_close(stream);
             return Ok(());
         };
         let latency = session.app.settings().config.latency;
-        if !request.path.starts_with("/_fake/") && session.pause(latency) == Pause::Stopped {
+        if !administered && session.pause(latency) == Pause::Stopped {
             reset_on_close(stream);
             return Ok(());
         }

@@ -5,14 +5,18 @@
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
+use crate::catalog::Metric;
 use crate::config::Store;
 use crate::event::Event;
+use crate::journal::{Effect, Journal};
 use crate::objects::Objects;
+use crate::sent::{Name, Seen, Sent};
 use crate::time;
 
 /// The most requests remembered.
@@ -55,13 +59,6 @@ impl StoredEvent {
             properties: self.properties.clone(),
         }
     }
-}
-
-/// One of the texts a transaction id was ever sent with, stored or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SentBody {
-    pub body: Vec<u8>,
-    pub times: u64,
 }
 
 /// One request the server has seen.
@@ -185,18 +182,10 @@ pub enum Inserted {
 }
 
 /// Where and when rows came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     pub at: SystemTime,
     pub request: u64,
-}
-
-/// What is known about one transaction id.
-#[derive(Debug, Default)]
-struct Named {
-    copies: Vec<SentBody>,
-    /// The position of the first accepted event.
-    first: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -208,11 +197,16 @@ pub struct State {
     pub counters: Counters,
     keys: HashSet<Key>,
     events: Vec<Arc<StoredEvent>>,
-    by_id: HashMap<String, Named>,
+    /// The positions of the accepted events with a transaction id.
+    by_id: HashMap<String, Vec<usize>>,
+    /// The positions of those that were deleted since: nothing shows them, and their keys are taken.
+    deleted: HashSet<usize>,
+    pub sent: Sent,
     /// Without bodies: first copies counted per subscription and code.
     counted: BTreeMap<String, BTreeMap<String, u64>>,
     log: VecDeque<RequestLog>,
     pub objects: Objects,
+    pub journal: Journal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,6 +269,12 @@ impl State {
             }
             return;
         }
+        self.journal.tell(|| Effect::Event {
+            event: event.clone(),
+            lago_id: row.lago_id.clone(),
+            raw: row.raw.clone(),
+            arrival,
+        });
         let stored = StoredEvent {
             lago_id: row.lago_id,
             transaction_id: event.transaction_id.unwrap_or_default(),
@@ -290,12 +290,9 @@ impl State {
         };
         let position = self.events.len();
         match self.by_id.get_mut(&stored.transaction_id) {
-            Some(named) => {
-                named.first.get_or_insert(position);
-            }
+            Some(positions) => positions.push(position),
             None => {
-                let named = Named { first: Some(position), ..Named::default() };
-                self.by_id.insert(stored.transaction_id.clone(), named);
+                self.by_id.insert(stored.transaction_id.clone(), vec![position]);
             }
         }
         self.events.push(Arc::new(stored));
@@ -311,9 +308,26 @@ impl State {
         }
     }
 
-    /// Every accepted event in the order of acceptance.
+    /// Every accepted event in the order of acceptance, deleted ones included.
     pub fn events(&self) -> Vec<Arc<StoredEvent>> {
         self.events.clone()
+    }
+
+    /// The events that reads and bills see.
+    pub fn live_events(&self) -> Vec<Arc<StoredEvent>> {
+        let live = self.events.iter().enumerate().filter(|(position, _)| !self.deleted.contains(position));
+        live.map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Deletes the accepted events with this transaction id; returns how many that were. Lago marks them, and
+    /// its unique index does not look at the mark: the id stays taken.
+    pub fn delete_events(&mut self, transaction_id: &str) -> usize {
+        let positions = self.by_id.get(transaction_id).into_iter().flatten();
+        let before = self.deleted.len();
+        self.deleted.extend(positions);
+        self.version += 1;
+        self.journal.tell(|| Effect::Deleted { transaction_id: transaction_id.to_owned() });
+        self.deleted.len() - before
     }
 
     /// The last so many accepted events, oldest first.
@@ -323,8 +337,9 @@ impl State {
 
     /// The first accepted event with this transaction id, whatever its subscription.
     pub fn first_with_id(&self, transaction_id: &str) -> Option<Arc<StoredEvent>> {
-        let first = self.by_id.get(transaction_id)?.first?;
-        self.events.get(first).cloned()
+        let mut positions = self.by_id.get(transaction_id)?.iter();
+        let first = positions.find(|position| !self.deleted.contains(position))?;
+        self.events.get(*first).cloned()
     }
 
     /// Per subscription and code, what a server without bodies has counted.
@@ -332,33 +347,11 @@ impl State {
         &self.counted
     }
 
-    /// Remembers what a transaction id was sent with.
-    pub fn saw_copy(&mut self, transaction_id: String, body: &[u8]) {
-        let copies = &mut self.by_id.entry(transaction_id).or_default().copies;
-        match copies.iter_mut().find(|copy| copy.body == body) {
-            Some(copy) => copy.times += 1,
-            None => {
-                copies.reserve_exact(1);
-                copies.push(SentBody { body: body.to_vec(), times: 1 });
-            }
+    /// Remembers what something was sent with.
+    pub fn saw_copy(&mut self, name: Name, body: &[u8]) {
+        if self.sent.saw(&name, body) == Seen::New {
+            self.journal.tell(|| Effect::Sent { name, body: body.to_vec() });
         }
-    }
-
-    pub fn copies(&self) -> BTreeMap<String, Vec<SentBody>> {
-        let sent = self.by_id.iter().filter(|(_, named)| !named.copies.is_empty());
-        sent.map(|(id, named)| (id.clone(), named.copies.clone())).collect()
-    }
-
-    pub fn copies_of(&self, transaction_id: &str) -> Vec<SentBody> {
-        self.by_id.get(transaction_id).map(|named| named.copies.clone()).unwrap_or_default()
-    }
-
-    /// The transaction ids that were sent with more than one text.
-    pub fn sent_differently(&self) -> Vec<String> {
-        let differently = self.by_id.iter().filter(|(_, named)| named.copies.len() > 1);
-        let mut ids: Vec<String> = differently.map(|(id, _)| id.clone()).collect();
-        ids.sort_unstable();
-        ids
     }
 
     pub fn version(&self) -> u64 {
@@ -366,6 +359,7 @@ impl State {
     }
 
     pub fn saw_request(&mut self, request: RequestLog) {
+        self.journal.tell(|| Effect::Request(request.clone()));
         self.version += 1;
         self.counters.requests += 1;
         if self.log.len() == LOG_LENGTH {
@@ -387,7 +381,52 @@ impl State {
     /// Forgets everything that came in.
     pub fn reset(&mut self) {
         let objects = std::mem::take(&mut self.objects).definitions();
-        *self = State { generation: self.generation, version: self.version + 1, objects, ..State::default() };
+        let mut journal = std::mem::take(&mut self.journal);
+        journal.tell(|| Effect::Reset);
+        let (generation, version) = (self.generation, self.version + 1);
+        *self = State { generation, version, objects, journal, ..State::default() };
+    }
+
+    /// Puts what has happened since the last call into the file, if there is one.
+    pub fn write_down(&mut self) -> io::Result<()> {
+        self.tell_changes();
+        self.journal.write()
+    }
+
+    fn tell_changes(&mut self) {
+        for change in self.objects.take_changes() {
+            self.journal.tell(|| change);
+        }
+    }
+
+    /// After its object, because it says more.
+    pub fn tell_metric(&mut self, metric: &Metric) {
+        self.tell_changes();
+        self.journal.tell(|| Effect::Metric(metric.clone()));
+    }
+
+    /// Does again what the file tells of; the catalog is the caller's.
+    pub fn redo(&mut self, effect: Effect, keys: &Keys, store: Store) {
+        match effect {
+            Effect::Event { event, lago_id, raw, arrival } => {
+                let key = keys.of(&event, store);
+                let new = key.is_none_or(|key| self.keys.insert(key));
+                let uniqueness = if new { Uniqueness::First } else { Uniqueness::Copy };
+                self.keep(Row { event, lago_id, raw, key }, uniqueness, Keep::Everything, arrival);
+            }
+            Effect::Object { kind, index, fields, defined } => {
+                self.objects.restore(kind, index, fields, defined);
+            }
+            Effect::Sent { name, body } => {
+                self.sent.saw(&name, &body);
+            }
+            Effect::Request(request) => self.saw_request(request),
+            Effect::Deleted { transaction_id } => {
+                self.delete_events(&transaction_id);
+            }
+            Effect::Reset => self.reset(),
+            Effect::Metric(_) => {}
+        }
     }
 }
 
@@ -473,14 +512,17 @@ mod tests {
     }
 
     #[test]
-    fn different_texts_for_one_id_are_remembered() {
-        let mut state = State::default();
-        for body in ["{}", "{ }", "{}"] {
-            state.saw_copy("a".to_owned(), body.as_bytes());
-        }
-        state.saw_copy("b".to_owned(), b"{}");
-        assert_eq!(state.sent_differently(), ["a"]);
-        assert_eq!(state.copies_of("a")[0].times, 2);
+    fn a_deleted_event_is_not_shown_and_blocks_its_id() {
+        let (keys, mut state) = (Keys::default(), State::default());
+        let row = |subscription| row(&keys, Store::Postgres, Some(subscription), "a", 0);
+        insert(&mut state, vec![row("s")], OnDuplicate::RefuseAll);
+        insert(&mut state, vec![row("t")], OnDuplicate::RefuseAll);
+        assert_eq!((state.delete_events("a"), state.delete_events("a")), (2, 0));
+        assert_eq!((state.live_events().len(), state.events().len()), (0, 2));
+        assert!(state.first_with_id("a").is_none());
+        assert_eq!(insert(&mut state, vec![row("s")], OnDuplicate::RefuseAll), Inserted::Duplicates(vec![0]));
+        insert(&mut state, vec![row("u")], OnDuplicate::RefuseAll);
+        assert!(state.first_with_id("a").is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use client::*;
-use fake_lago::{Effect, FakeLago, Fault, Storing};
+use fake_lago::{Category, Effect, FakeLago, Fault, Storing};
 use serde_json::json;
 
 const A: &str = r#"{"event":{"transaction_id":"a","external_subscription_id":"sub_1","code":"calls"}}"#;
@@ -263,4 +263,161 @@ fn everything_can_be_administered_over_http() {
     assert_eq!(admin("DELETE", "fault", "").status, 200);
     assert_eq!(admin("POST", "reset", "").status, 200);
     assert_eq!(server.stored_count(), 0);
+}
+
+#[test]
+fn one_event_can_be_poison_alone_and_among_others() {
+    let (server, mut client) = postgres();
+    server.fault(Fault::always(Effect::status(500)).on_transaction_id("poison-1"));
+    assert_eq!(client.batch(&[event("a"), event("poison-1")]).status, 500);
+    assert_eq!(client.event(&event("poison-1")).status, 500);
+    assert_eq!(client.batch(&[event("a"), event("poison-10")]).status, 200);
+    server.clear_faults();
+    server.fault(Fault::next(2, Effect::status(500)).on_transaction_id("poison-1"));
+    for status in [500, 500, 200] {
+        assert_eq!(client.event(&event("poison-1")).status, status);
+    }
+}
+
+#[test]
+fn a_proxy_may_refuse_large_bodies_with_a_page() {
+    let (server, mut client) = postgres();
+    server.fault(Fault::always(Effect::status(413)).on_body_over(300));
+    let answer = client.batch(&[event("a"), event("b"), event("c")]);
+    assert_eq!(answer.status, 413);
+    assert!(answer.body.starts_with("<html>"), "{}", answer.body);
+    assert_eq!(client.batch(&[event("a")]).status, 200);
+}
+
+#[test]
+fn a_reply_may_say_in_its_own_words_when_to_come_back() {
+    let (server, mut client) = postgres();
+    for status in [429, 503] {
+        server.fault(Fault::next(1, Effect::status(status).retry_after(3)));
+        let answer = client.post(EVENTS, A);
+        assert_eq!((answer.status, answer.header("Retry-After")), (status, Some("3")));
+    }
+    server.fault(Fault::next(1, Effect::too_many_provider_requests("stripe")));
+    let answer = client.post(EVENTS, A);
+    assert_eq!(answer.refusal(), (429, "too_many_provider_requests".to_owned()));
+    assert_eq!(answer.json()["error_details"]["provider_name"], "stripe");
+    assert_eq!(answer.header("X-RateLimit-Reset"), None);
+}
+
+#[test]
+fn a_refusal_may_be_one_that_nobody_can_read() {
+    let (server, mut client) = postgres();
+    for details in
+        [json!("soon"), json!({"0": "expression_evaluation_failed: x"}), json!({"first": 1}), json!(7)]
+    {
+        server.fault(Fault::next(1, Effect::invalid(details.clone())));
+        assert_eq!(client.batch(&[event("a")]).details(), details);
+    }
+    server.fault(Fault::next(1, Effect::page(422, "<p>no</p>")));
+    assert_eq!(client.batch(&[event("a")]).body, "<p>no</p>");
+    server.fault(Fault::next(1, Effect::invalid(json!({"0": {"code": ["value_is_mandatory"]}})).cut()));
+    let body = json!({"events": [event("a")]}).to_string();
+    assert_eq!(client.try_post(BATCH, &body).expect_err("half").kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(server.stored_count(), 0);
+}
+
+#[test]
+fn chance_can_be_scripted_and_begun_anew() {
+    let (server, mut client) = postgres();
+    let mut admin = Client::new(&server);
+    let chaos =
+        json!([{"per_mille": 300, "do": "status", "status": 503}, {"per_mille": 300, "do": "contention"}]);
+    let mut statuses = |seed: u64| {
+        server.clear_faults();
+        admin.admin("POST", "fault", &chaos);
+        admin.admin("POST", "settings", &json!({"seed": seed}));
+        (0..60).map(|_| client.get("/api/v1/events").status).collect::<Vec<u16>>()
+    };
+    let once = statuses(7);
+    assert_eq!(statuses(7), once);
+    assert_ne!(statuses(8), once);
+    assert!([200, 422, 503].iter().all(|status| once.contains(status)), "{once:?}");
+}
+
+#[test]
+fn settings_change_at_run_time() {
+    let (server, mut client) = postgres();
+    let mut admin = Client::new(&server);
+    admin.admin("POST", "settings", &json!({"api_key": "another", "batch_limit": 2}));
+    assert_eq!(client.event(&event("a")).status, 401);
+    let with_key = |key: &str| format!("Authorization: Bearer {key}");
+    let mut batch = |key: &str, ids: &[&str]| {
+        let events: Vec<_> = ids.iter().map(|id| event(id)).collect();
+        let body = json!({"events": events}).to_string();
+        client.request("POST", BATCH, &[&with_key(key), usual()[1], usual()[2]], &body).expect("an answer")
+    };
+    assert_eq!(batch("another", &["a", "b", "c"]).details(), json!({"events": ["too_many_events"]}));
+    assert_eq!(batch("another", &["a", "b"]).status, 200);
+    admin.admin("POST", "settings", &json!({"denied": ["write event", "read wallet_transaction"]}));
+    let refused = batch("another", &["c"]).refusal();
+    assert_eq!(refused, (403, "write_action_not_allowed_for_event".to_owned()));
+    let answer = client.request("GET", "/api/v1/wallets/w/wallet_transactions", &[&with_key("another")], "");
+    assert_eq!(
+        answer.expect("an answer").refusal(),
+        (403, "read_action_not_allowed_for_wallet_transaction".to_owned())
+    );
+}
+
+#[test]
+fn events_and_everything_else_are_limited_apart() {
+    let (server, mut client) = postgres();
+    let mut admin = Client::new(&server);
+    let limits = json!({"rate_limit": {"requests": 2, "seconds": 3600},
+                        "rate_limit_of_others": {"requests": 1, "seconds": 3600}});
+    admin.admin("POST", "settings", &limits);
+    let answer = client.event(&event("a"));
+    assert_eq!((answer.status, answer.header("X-RateLimit-Limit")), (200, Some("2")));
+    let answer = client.get("/api/v1/events");
+    assert_eq!((answer.status, answer.header("X-RateLimit-Limit")), (200, Some("1")));
+    assert_eq!(client.get("/api/v1/events").status, 429);
+    assert_eq!(client.batch(&[event("b")]).status, 200);
+    assert_eq!(client.event(&event("c")).status, 429);
+    let unlimited = json!({"rate_limit": null, "rate_limit_of_others": null});
+    admin.admin("POST", "settings", &unlimited);
+    assert_eq!(client.event(&event("c")).header("X-RateLimit-Limit"), None);
+}
+
+#[test]
+fn the_most_requests_at_once_are_counted_per_category() {
+    let (server, mut client) = postgres();
+    server.fault(Fault::next(3, Effect::Hang(Storing::Skipped)).on_path("/events"));
+    let mut hanging: Vec<Client> = (0..3).map(|_| Client::new(&server)).collect();
+    for client in &mut hanging {
+        client.send(&request("POST", EVENTS, &usual(), A)).expect("sent");
+    }
+    server
+        .wait_for("three requests", Duration::from_secs(20), |server| server.request_count() == 3)
+        .expect("seen");
+    client.get("/api/v1/nothing");
+    let traffic = |category| server.traffic(category, Duration::from_secs(3600));
+    let events = traffic(Category::Events);
+    assert_eq!((events.requests, events.most_under_way, events.busiest_window), (3, 3, 3));
+    assert_eq!(events.under_way, 3);
+    assert_eq!(traffic(Category::EverythingElse).most_under_way, 1);
+    let told = client.admin("GET", "traffic?window_ms=3600000", &serde_json::Value::Null);
+    assert_eq!(told["events"]["most_under_way"], 3);
+    assert_eq!(told["everything_else"]["requests"], 1);
+    assert_eq!(client.admin("GET", "sent_twice", &serde_json::Value::Null), json!([]));
+}
+
+#[test]
+fn what_was_sent_with_two_texts_is_told_whatever_became_of_it() {
+    let (server, mut client) = postgres();
+    server.fault(Fault::next(1, Effect::Reset(Storing::Skipped)));
+    client.try_post(BATCH, r#"{"events":[{"transaction_id":"a", "external_subscription_id":"s"}]}"#).err();
+    let mut client = Client::new(&server);
+    client.post(EVENTS, r#"{"event":{"transaction_id":"a","external_subscription_id":"s"}}"#);
+    client.post(EVENTS, r#"{"event":{"transaction_id":"a","external_subscription_id":"t"}}"#);
+    for name in ["x", "y"] {
+        client
+            .post("/api/v1/customers", &json!({"customer": {"external_id": "c", "city": name}}).to_string());
+    }
+    let twice = server.sent_twice();
+    assert_eq!(twice.iter().map(|sent| sent.name.as_str()).collect::<Vec<_>>(), ["s a", "external_id=c"]);
+    assert_eq!(twice[0].bodies[0], r#"{"transaction_id":"a", "external_subscription_id":"s"}"#);
 }

@@ -1,10 +1,11 @@
 //! Where the objects are: each a JSON object as its answers print it, found by `lago_id` or by its key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
 use super::kind::Kind;
+use crate::journal::Effect;
 
 pub type Fields = Map<String, Value>;
 
@@ -38,6 +39,8 @@ struct Table {
 #[derive(Debug, Default)]
 pub struct Objects {
     tables: BTreeMap<Kind, Table>,
+    /// What is not as it was when the changes were taken last.
+    changed: BTreeSet<(Kind, usize)>,
 }
 
 impl Objects {
@@ -48,6 +51,7 @@ impl Objects {
         table.by_id.insert(text(&fields, "lago_id").to_owned(), index);
         table.by_key.entry(text(&fields, kind.key()).to_owned()).or_default().push(index);
         table.rows.push(Row { fields: Some(fields), defined: None });
+        self.changed.insert((kind, index));
         At { kind, index }
     }
 
@@ -87,6 +91,7 @@ impl Objects {
         let Some(table) = self.tables.get_mut(&at.kind) else { return };
         let Some(fields) = table.rows.get_mut(at.index).and_then(|row| row.fields.as_mut()) else { return };
         let before = text(fields, at.kind.key()).to_owned();
+        self.changed.insert((at.kind, at.index));
         fields.extend(changes);
         let after = text(fields, at.kind.key()).to_owned();
         if before != after {
@@ -104,6 +109,7 @@ impl Objects {
     pub fn remove(&mut self, at: At) {
         let Some(table) = self.tables.get_mut(&at.kind) else { return };
         let Some(fields) = table.rows.get_mut(at.index).and_then(|row| row.fields.take()) else { return };
+        self.changed.insert((at.kind, at.index));
         table.by_id.remove(text(&fields, "lago_id"));
         forget(&mut table.by_key, text(&fields, at.kind.key()), at.index);
     }
@@ -112,7 +118,37 @@ impl Objects {
     pub fn keep(&mut self, at: At) {
         if let Some(row) = self.tables.get_mut(&at.kind).and_then(|table| table.rows.get_mut(at.index)) {
             row.defined.clone_from(&row.fields);
+            self.changed.insert((at.kind, at.index));
         }
+    }
+
+    /// Every object that was added, changed or deleted since the last call, as it is now.
+    pub fn take_changes(&mut self) -> Vec<Effect> {
+        let changed = std::mem::take(&mut self.changed);
+        let effects = changed.into_iter().filter_map(|(kind, index)| {
+            let row = self.tables.get(&kind)?.rows.get(index)?;
+            Some(Effect::Object { kind, index, fields: row.fields.clone(), defined: row.defined.clone() })
+        });
+        effects.collect()
+    }
+
+    /// Puts an object where it was.
+    pub fn restore(&mut self, kind: Kind, index: usize, fields: Option<Fields>, defined: Option<Fields>) {
+        self.remove(At { kind, index });
+        let table = self.tables.entry(kind).or_default();
+        while table.rows.len() <= index {
+            table.rows.push(Row { fields: None, defined: None });
+        }
+        if let Some(fields) = &fields {
+            table.by_id.insert(text(fields, "lago_id").to_owned(), index);
+            let same = table.by_key.entry(text(fields, kind.key()).to_owned()).or_default();
+            same.push(index);
+            same.sort_unstable();
+        }
+        if let Some(row) = table.rows.get_mut(index) {
+            *row = Row { fields, defined };
+        }
+        self.changed.clear();
     }
 
     /// The definitions alone, as they were defined.
@@ -168,6 +204,32 @@ mod tests {
         let objects = objects.definitions().definitions();
         let codes: Vec<&str> = objects.all(Kind::Plan).map(|fields| text(fields, "code")).collect();
         assert_eq!(codes, ["a"]);
+    }
+
+    #[test]
+    fn changes_make_the_same_objects_elsewhere() {
+        let mut objects = Objects::default();
+        let first = objects.insert(Kind::Plan, plan("1", "a"));
+        let second = objects.insert(Kind::Plan, plan("2", "b"));
+        objects.keep(second);
+        let mut copy = Objects::default();
+        let mut carry_over = |objects: &mut Objects| {
+            let changes = objects.take_changes();
+            for change in &changes {
+                let Effect::Object { kind, index, fields, defined } = change.clone() else {
+                    panic!("object")
+                };
+                copy.restore(kind, index, fields, defined);
+            }
+            (changes.len(), copy.by_key(Kind::Plan, "a"), copy.by_key(Kind::Plan, "c"))
+        };
+        assert_eq!(carry_over(&mut objects), (2, vec![first], vec![]));
+        objects.set(first, "code", "c");
+        assert_eq!(carry_over(&mut objects), (1, vec![], vec![first]));
+        objects.remove(first);
+        assert_eq!(carry_over(&mut objects), (1, vec![], vec![]));
+        assert_eq!(carry_over(&mut objects).0, 0);
+        assert_eq!(copy.definitions().all(Kind::Plan).count(), 1);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod program;
+
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use fake_lago::{Config, FakeLago, Metric, Store, Subscription};
@@ -57,7 +59,11 @@ pub struct Client {
 
 impl Client {
     pub fn new(server: &FakeLago) -> Client {
-        let stream = TcpStream::connect(server.addr()).expect("the server listens");
+        Client::at(server.addr())
+    }
+
+    pub fn at(addr: SocketAddr) -> Client {
+        let stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
         Client { stream }
     }
@@ -120,6 +126,14 @@ impl Client {
 
     pub fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, &usual(), "").expect("an answer")
+    }
+
+    /// Administers; answers with what the server says.
+    pub fn admin(&mut self, method: &str, path: &str, body: &Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = self.request(method, &format!("/_fake/{path}"), &[], &body).expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
     }
 
     pub fn put(&mut self, path: &str, body: &Value) -> Answer {
