@@ -151,7 +151,7 @@ mod tests {
             &create("{{ row.subscribtion }}", ""),
             [
                 "42703",
-                "order_by, line 1, column 1: table public.calls has no column \"subscribtion\"",
+                "order_by, line 1, column 4: table public.calls has no column \"subscribtion\"",
                 "",
                 "Perhaps you meant \"subscription\".",
             ],
