@@ -122,7 +122,7 @@ mod tests {
     #[pg_test]
     fn a_column_dropped_later_makes_dead_letters() {
         stage::set();
-        activate("calls", ", order_by => 'spare'".replace("spare", "bytes").as_str());
+        activate("calls", ", order_by => 'bytes'");
         run("select lago_push.alter_sync('calls', template => replace((select template from lago_push.sync), '{{ row.bytes }}', '0'));
              alter table public.calls drop column bytes;
              insert into public.calls (id, subscription, region, created_at) values (1, 's', 'eu', now())");
@@ -151,7 +151,7 @@ mod tests {
             &create("{{ row.subscribtion }}", ""),
             [
                 "42703",
-                "order_by, line 1, column 1: table public.calls has no column \"subscribtion\"",
+                "order_by, line 1, column 4: table public.calls has no column \"subscribtion\"",
                 "",
                 "Perhaps you meant \"subscription\".",
             ],
