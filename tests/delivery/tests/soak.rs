@@ -1,0 +1,29 @@
+//! A few seeds of the soak: everything that can go wrong, all at once. `make soak SEEDS=1..50` runs as many as
+//! there is time for.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use delivery::soak;
+
+fn survives(seed: u64) {
+    match soak::run(seed, soak::USUAL, Path::new(env!("CARGO_BIN_EXE_soak"))) {
+        Ok(line) => eprintln!("seed {seed}: {line}"),
+        Err(wrong) => panic!("seed {seed}, that is make soak SEEDS={seed}:\n{wrong}"),
+    }
+}
+
+#[test]
+fn every_promise_survives_the_troubles_of_seed_1() {
+    survives(1);
+}
+
+#[test]
+fn every_promise_survives_the_troubles_of_seed_2() {
+    survives(2);
+}
+
+#[test]
+fn every_promise_survives_the_troubles_of_seed_3() {
+    survives(3);
+}
