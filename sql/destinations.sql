@@ -29,7 +29,8 @@ comment on function lago_push._destination_id(text) is 'Internal: the id of a de
 -- Purpose:    refuse what no destination can work with, before anything is stored.
 create function lago_push._check_destination(
     url text, headers jsonb, rate_limit numeric, connections integer, timeout interval,
-    api_key text, api_key_file text, ca_file text, proxy text, allow_http boolean)
+    api_key text, api_key_file text, ca_file text, proxy text, allow_http boolean,
+    connect_timeout interval, read_timeout interval)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -67,9 +68,17 @@ begin
         raise exception using errcode = 'invalid_parameter_value',
             message = 'timeout must be between 1 second and 1 hour';
     end if;
+    if connect_timeout not between '100 ms' and '1 h' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'connect_timeout must be between 100 milliseconds and 1 hour';
+    end if;
+    if read_timeout not between '100 ms' and '1 h' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'read_timeout must be between 100 milliseconds and 1 hour';
+    end if;
 end
 $$;
-comment on function lago_push._check_destination(text, jsonb, numeric, integer, interval, text, text, text, text, boolean) is 'Internal: checks what create_destination and alter_destination are given.';
+comment on function lago_push._check_destination(text, jsonb, numeric, integer, interval, text, text, text, text, boolean, interval, interval) is 'Internal: checks what create_destination and alter_destination are given.';
 
 -- Purpose:    add a destination.
 -- Parameters: see the README; everything but name and url has a default.
@@ -78,7 +87,7 @@ create function lago_push._create_destination(
     name text, url text, api_key text, api_key_file text,
     headers jsonb, rate_limit numeric, connections integer,
     timeout interval, ca_file text, proxy text,
-    allow_http boolean)
+    allow_http boolean, connect_timeout interval, read_timeout interval)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -90,12 +99,15 @@ begin
     if coalesce(name, '') = '' then
         raise exception using errcode = 'invalid_parameter_value', message = 'a destination needs a name';
     end if;
-    perform lago_push._check_destination(url, headers, rate_limit, connections, timeout, api_key, api_key_file, ca_file, proxy, allow_http);
-    insert into lago_push.destination (name, url, headers, rate_limit, connections, timeout, ca_file, proxy, allow_http, api_key_file)
+    perform lago_push._check_destination(url, headers, rate_limit, connections, timeout, api_key, api_key_file, ca_file, proxy,
+        allow_http, connect_timeout, read_timeout);
+    insert into lago_push.destination (name, url, headers, rate_limit, connections, timeout, ca_file, proxy, allow_http, api_key_file,
+                                       connect_timeout, read_timeout)
     values (_create_destination.name, rtrim(_create_destination.url, '/'), coalesce(_create_destination.headers, '{}'),
             _create_destination.rate_limit, coalesce(_create_destination.connections, 16),
             coalesce(_create_destination.timeout, '30 s'), _create_destination.ca_file, _create_destination.proxy,
-            coalesce(_create_destination.allow_http, false), _create_destination.api_key_file)
+            coalesce(_create_destination.allow_http, false), _create_destination.api_key_file,
+            coalesce(_create_destination.connect_timeout, '10 s'), _create_destination.read_timeout)
     on conflict on constraint destination_name_is_unique do nothing
     returning id into new_id;
     if new_id is null then
@@ -110,7 +122,7 @@ begin
     perform lago_push._wake();
 end
 $$;
-comment on function lago_push._create_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Internal: does lago_push.create_destination().';
+comment on function lago_push._create_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean, interval, interval) is 'Internal: does lago_push.create_destination().';
 
 -- Purpose:    change a destination; null leaves a setting as it is.
 -- Example:    select lago_push.alter_destination('lago', rate_limit => 50);
@@ -118,7 +130,7 @@ create function lago_push._alter_destination(
     name text, url text, api_key text, api_key_file text,
     headers jsonb, rate_limit numeric, connections integer,
     timeout interval, ca_file text, proxy text,
-    allow_http boolean)
+    allow_http boolean, connect_timeout interval, read_timeout interval)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -129,7 +141,8 @@ declare
 begin
     perform lago_push._hide_statement('lago_push.alter_destination');
     changed_id := lago_push._destination_id(_alter_destination.name);
-    select d.* into changed from lago_push.destination d where d.id = changed_id for update;
+    -- No stronger: a hold the worker writes down refers to this row, and must not wait for this transaction.
+    select d.* into changed from lago_push.destination d where d.id = changed_id for no key update;
     changed.url := coalesce(rtrim(_alter_destination.url, '/'), changed.url);
     changed.api_key_file := coalesce(_alter_destination.api_key_file, changed.api_key_file);
     changed.headers := coalesce(_alter_destination.headers, changed.headers);
@@ -139,12 +152,16 @@ begin
     changed.ca_file := coalesce(_alter_destination.ca_file, changed.ca_file);
     changed.proxy := coalesce(_alter_destination.proxy, changed.proxy);
     changed.allow_http := coalesce(_alter_destination.allow_http, changed.allow_http);
+    changed.connect_timeout := coalesce(_alter_destination.connect_timeout, changed.connect_timeout);
+    changed.read_timeout := coalesce(_alter_destination.read_timeout, changed.read_timeout);
     perform lago_push._check_destination(changed.url, changed.headers, changed.rate_limit, changed.connections,
-        changed.timeout, _alter_destination.api_key, _alter_destination.api_key_file, changed.ca_file, changed.proxy, changed.allow_http);
+        changed.timeout, _alter_destination.api_key, _alter_destination.api_key_file, changed.ca_file, changed.proxy, changed.allow_http,
+        changed.connect_timeout, changed.read_timeout);
     update lago_push.destination d
        set url = changed.url, api_key_file = changed.api_key_file, headers = changed.headers,
            rate_limit = changed.rate_limit, connections = changed.connections, timeout = changed.timeout,
-           ca_file = changed.ca_file, proxy = changed.proxy, allow_http = changed.allow_http
+           ca_file = changed.ca_file, proxy = changed.proxy, allow_http = changed.allow_http,
+           connect_timeout = changed.connect_timeout, read_timeout = changed.read_timeout
      where d.id = changed_id;
     -- Whatever the worker held it for may have been put right by this.
     delete from lago_push.destination_hold h where h.destination_id = changed_id;
@@ -156,7 +173,7 @@ begin
     perform lago_push._wake();
 end
 $$;
-comment on function lago_push._alter_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Internal: does lago_push.alter_destination().';
+comment on function lago_push._alter_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean, interval, interval) is 'Internal: does lago_push.alter_destination().';
 
 create function lago_push._store_api_key(destination_id integer, api_key text)
 returns void
@@ -178,7 +195,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform lago_push._hide_statement('lago_push.set_api_key');
-    perform lago_push._alter_destination(_set_api_key.destination, null, coalesce(_set_api_key.api_key, ''), null, null, null, null, null, null, null, null);
+    perform lago_push._alter_destination(_set_api_key.destination, null, coalesce(_set_api_key.api_key, ''), null, null, null, null, null, null, null, null, null, null);
 end
 $$;
 comment on function lago_push._set_api_key(text, text) is 'Internal: does lago_push.set_api_key().';
@@ -198,17 +215,18 @@ end
 $$;
 comment on function lago_push._hold(text) is 'Internal: does lago_push.hold().';
 
--- Purpose:    start deliveries to a destination again, at once.
+-- Purpose:    start deliveries to a destination again, at once, whoever held it.
 create function lago_push._release(destination text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    released_id integer := lago_push._destination_id(_release.destination);
 begin
-    update lago_push.destination d set held_because = null
-     where d.id = lago_push._destination_id(_release.destination);
-    delete from lago_push.destination_hold h
-     where h.destination_id = lago_push._destination_id(_release.destination);
+    update lago_push.destination d set held_because = null where d.id = released_id;
+    delete from lago_push.destination_hold h where h.destination_id = released_id;
+    -- A pause after trouble ends when the worker takes notice: its rows are not touched here.
     perform lago_push._wake();
 end
 $$;

@@ -8,19 +8,19 @@ create function lago_push.create_destination(
     name text, url text, api_key text default null, api_key_file text default null,
     headers jsonb default '{}', rate_limit numeric default null, connections integer default 16,
     timeout interval default '30 s', ca_file text default null, proxy text default null,
-    allow_http boolean default false)
+    allow_http boolean default false, connect_timeout interval default '10 s', read_timeout interval default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.create_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Adds a destination: one Lago organization, its URL, API key and limits.';
+comment on function lago_push.create_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean, interval, interval) is 'Adds a destination: one Lago organization, its URL, API key and limits.';
 
 create function lago_push.alter_destination(
     name text, url text default null, api_key text default null, api_key_file text default null,
     headers jsonb default null, rate_limit numeric default null, connections integer default null,
     timeout interval default null, ca_file text default null, proxy text default null,
-    allow_http boolean default null)
+    allow_http boolean default null, connect_timeout interval default null, read_timeout interval default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.alter_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean) is 'Changes a destination; parameters left out or null stay as they are.';
+comment on function lago_push.alter_destination(text, text, text, text, jsonb, numeric, integer, interval, text, text, boolean, interval, interval) is 'Changes a destination; parameters left out or null stay as they are.';
 
 create function lago_push.set_api_key(destination text, api_key text)
 returns void
@@ -107,7 +107,18 @@ returns bigint
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.redrive(text, text) is 'Puts dead letters back into the outbox, those that could not be rendered rendered anew; gives how many.';
 
+create function lago_push.discard(sync text, filter text default null)
+returns bigint
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.discard(text, text) is 'Gives dead letters up: deletes them, counted in lago_push.ledger; gives how many.';
+
+create function lago_push.correct(letter bigint, payload text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.correct(bigint, text) is 'Replaces a dead letter''s payload, to be sent by lago_push.redrive().';
+
 comment on function lago_push._caller() is 'Internal: the role that called the entry point under way.';
+comment on function lago_push._check_correction(bigint, integer, text, boolean, bytea) is 'Internal: refuses a payload Lago would not bill, and takes out of it what belongs into the path.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
 comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean) is 'Internal: refuses a template or path that cannot be applied to its source, or that Lago would not bill.';

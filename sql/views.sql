@@ -55,13 +55,14 @@ select d.name,
        h.next_attempt_at,
        h.last_status,
        h.last_error,
-       h.last_error_at
+       h.last_error_at,
+       o.since as held_since
   from lago_push.destination d
   left join lago_push.destination_health h on h.destination_id = d.id
   left join lago_push.destination_hold o on o.destination_id = d.id
   left join lago_push._in_flight() f on f.destination_id = d.id;
 comment on view lago_push.destinations is 'One row per destination: whether it takes deliveries, and how it answered so far.';
-comment on column lago_push.destinations.state is 'open; held: by whom or why; backing off: in trouble, next tried at next_attempt_at';
+comment on column lago_push.destinations.state is 'open; held: by whom, or why the worker holds it until lago_push.release() or a change; backing off: in trouble, next tried at next_attempt_at';
 comment on column lago_push.destinations.in_flight is 'requests under way now';
 comment on column lago_push.destinations.failures is 'requests that got no answer, or one that is neither an acceptance nor a refusal of single messages';
 
@@ -94,7 +95,7 @@ select l.id,
        l.path
   from lago_push.dead_letter l;
 comment on view lago_push.dead_letters is 'One row per message that Lago rejected or row that could not be rendered, with the reason.';
-comment on column lago_push.dead_letters.payload is 'what was sent; null if the row could not be rendered';
+comment on column lago_push.dead_letters.payload is 'what was sent, or what lago_push.correct() put in its place; null if the row could not be rendered';
 comment on column lago_push.dead_letters.source_row is 'the row, if it could not be rendered';
 
 create view lago_push.replies as
@@ -126,13 +127,14 @@ comment on column lago_push.status.destination is 'where its messages go';
 comment on column lago_push.status.last_delivered_at is 'when Lago last took one';
 comment on column lago_push.status.last_error_at is 'when that was';
 comment on column lago_push.destinations.name is 'name of the destination';
-comment on column lago_push.destinations.url is 'base URL of Lagos API';
+comment on column lago_push.destinations.url is 'base URL of Lago''s API';
 comment on column lago_push.destinations.requests is 'requests made, ever';
 comment on column lago_push.destinations.rate_limit is 'requests per second it may get at most; null means no limit';
 comment on column lago_push.destinations.next_attempt_at is 'when it is tried again, if it is in trouble';
 comment on column lago_push.destinations.last_status is 'HTTP status of the last answer';
 comment on column lago_push.destinations.last_error is 'what went wrong last, in a sentence';
 comment on column lago_push.destinations.last_error_at is 'when that was';
+comment on column lago_push.destinations.held_since is 'since when the worker holds it; null if it does not';
 comment on column lago_push.outbox.id is 'number of the message, in the order of capture';
 comment on column lago_push.outbox.sync is 'the sync it belongs to';
 comment on column lago_push.outbox.enqueued_at is 'when it was written';
@@ -142,7 +144,7 @@ comment on column lago_push.outbox.last_error is 'what that failure was';
 comment on column lago_push.dead_letters.id is 'number of the message';
 comment on column lago_push.dead_letters.sync is 'the sync it belongs to, as its trigger named it';
 comment on column lago_push.dead_letters.operation is 'insert, update or delete';
-comment on column lago_push.dead_letters.reason is 'why it cannot be delivered, in a sentence';
+comment on column lago_push.dead_letters.reason is 'why it cannot be delivered, in a sentence; where Lago may or may not have done it, the sentence begins: the outcome is unknown';
 comment on column lago_push.dead_letters.reply_status is 'HTTP status with which Lago rejected it';
 comment on column lago_push.dead_letters.reply is 'what Lago answered';
 comment on column lago_push.dead_letters.attempts is 'how often it was sent';
@@ -153,7 +155,7 @@ comment on column lago_push.workers.started_at is 'when it last connected';
 comment on column lago_push.workers.messages_per_second is 'messages that left the outbox, over the last seconds';
 comment on column lago_push.endpoints.name is 'the name to give as endpoint';
 comment on column lago_push.endpoints.method is 'HTTP method';
-comment on column lago_push.endpoints.path is 'path below the destinations URL';
+comment on column lago_push.endpoints.path is 'path below the destination''s URL';
 comment on column lago_push.endpoints.root is 'the key that wraps one object';
 comment on column lago_push.endpoints.required is 'fields a template must give';
 comment on column lago_push.endpoints.example is 'a template to begin with';

@@ -68,7 +68,8 @@ pub fn read() -> Result<Directory> {
         let mut rows = client.select(
             "select d.id, d.name, d.url, d.headers::text, d.rate_limit::float8, d.connections,
                     extract(epoch from d.timeout)::float8, d.ca_file, d.proxy, d.api_key_file, k.api_key,
-                    d.held_because is not null or h.destination_id is not null
+                    d.held_because is not null or h.destination_id is not null,
+                    extract(epoch from d.connect_timeout)::float8, extract(epoch from d.read_timeout)::float8
                from lago_push.destination d
                left join lago_push.destination_hold h on h.destination_id = d.id
                left join lago_push.api_key k on k.destination_id = d.id",
@@ -90,8 +91,9 @@ pub fn read() -> Result<Directory> {
                     url: text(3)?.unwrap_or_default(),
                     key,
                     headers: headers(text(4)?),
-                    timeout: Duration::try_from_secs_f64(row.get(7)?.unwrap_or(30.0))
-                        .unwrap_or(Duration::from_secs(30)),
+                    timeout: duration(row.get(7)?).unwrap_or(Duration::from_secs(30)),
+                    connect_timeout: duration(row.get(13)?).unwrap_or(Duration::from_secs(10)),
+                    read_timeout: duration(row.get(14)?),
                     connections,
                     ca_file: text(8)?,
                     proxy: text(9)?,
@@ -170,6 +172,10 @@ fn group<'a>(syncs: impl Iterator<Item = (&'a i32, &'a Delivery)>) -> Grouping {
         grouping.group_of.insert(*id, group);
     }
     grouping
+}
+
+fn duration(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?).ok()
 }
 
 pub fn headers(json: Option<String>) -> Vec<(String, String)> {

@@ -16,7 +16,7 @@
 //! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
-//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`]: another try |
+//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
@@ -114,17 +114,31 @@ extension_sql_file!(
         surface::wake_for_messages
     ]
 );
+extension_sql_file!(
+    "../sql/corrections.sql",
+    name = "corrections",
+    requires = ["syncs", surface::corrections::check_correction]
+);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
     "../sql/entry_points.sql",
     name = "entry_points",
-    requires = ["trying", "letters", "flush", surface::workers, surface::in_flight, surface::endpoints]
+    requires = [
+        "trying",
+        "letters",
+        "corrections",
+        "flush",
+        surface::workers,
+        surface::in_flight,
+        surface::endpoints
+    ]
 );
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
     requires = ["entry_points", surface::workers, surface::in_flight, surface::endpoints]
 );
+extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by the server when it loads the library.

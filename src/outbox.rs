@@ -402,6 +402,7 @@ fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
     for found in found {
         if let Some((attempts, seconds, begun)) = retries.get(&found.message.id) {
             found.message.attempts = attempts.unsigned_abs();
+            found.message.waits = u32::from(*attempts == 0 && !begun);
             found.earlier = match begun {
                 true => Earlier::Begun,
                 false => Earlier::Failed(Duration::try_from_secs_f64(*seconds).ok()),

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod cautions;
+mod correction;
 mod faults;
 mod request;
 
+pub use correction::{Body, Payloads, Refusal, correction};
 pub use request::{percent_encode_segment, request};
 
 use crate::call::Call;

@@ -2,6 +2,7 @@
 //! `sql/`; these are its internals, and the sources of the views.
 
 pub mod check;
+pub mod corrections;
 pub mod letters;
 pub mod trying;
 

@@ -41,6 +41,9 @@ pub const PROCESS_TYPE: &str = "lago_push worker";
 /// in which a batch that is not full goes out anyway.
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
+/// How long a worker that is sent away waits for answers: `DROP DATABASE` gives up after five seconds.
+const KEPT_OUT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How often expired replies are removed at most.
 const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
 
@@ -171,6 +174,7 @@ impl Worker {
         if self.work()? == Outbox::Gone {
             return Ok(());
         }
+        self.await_answers()?;
         // Nobody has to be connected just to wait: the launcher looks at the clock.
         let tick = self.ticks.next(|sync| self.is_open(sync));
         self.slot.set_tick(tick.map(since_2000));
@@ -254,6 +258,26 @@ impl Worker {
         }
     }
 
+    /// Takes in the answers to what is under way, as long as there is patience for them: what is
+    /// answered need not go again, and of a call that must not be repeated the outcome stays known.
+    fn await_answers(&mut self) -> Result<(), Failure> {
+        let patience = match self.slot.keep_out_microseconds() {
+            0 => settings::shutdown_patience(),
+            // Somebody waits for the database, and not for long.
+            _ => settings::shutdown_patience().min(KEPT_OUT_PATIENCE),
+        };
+        let deadline = Instant::now() + patience;
+        loop {
+            self.settle_done()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.in_flight() == 0 || left.is_zero() {
+                return Ok(());
+            }
+            process::show("waiting for the last answers from Lago");
+            process::wait(Some(left), Some(self.senders.descriptor()));
+        }
+    }
+
     /// Removes replies whose time is over, now and then while there is work anyway.
     fn expire_replies(&mut self) {
         let now = Instant::now();
@@ -331,7 +355,7 @@ impl Worker {
                 };
                 let Some(shape) = shape_of(self.directory.as_ref(), &messages) else {
                     // Its sync went while it waited here: the next read finds it again.
-                    lane.returned();
+                    lane.returned(&messages);
                     for message in messages {
                         lane.settled(&message);
                         self.known.remove(&message.id);
@@ -349,7 +373,7 @@ impl Worker {
                 && let Some(lane) = self.lanes.get_mut(&job.lane)
             {
                 // No thread could be started: the machine is out of them for now.
-                lane.returned();
+                lane.returned(&job.messages);
                 for message in job.messages.into_iter().rev() {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),

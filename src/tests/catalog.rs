@@ -25,14 +25,15 @@ mod tests {
         // must not appear unnoticed either.
         const LISTED: &[&str] = &[
             "function lago_push._activate(text)",
-            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
             "function lago_push._attach(integer)",
             "function lago_push._caller()",
             "function lago_push._check_columns(regclass,text,name[],text)",
-            "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean)",
+            "function lago_push._check_correction(bigint,integer,text,boolean,bytea)",
+            "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean,interval,interval)",
             "function lago_push._check_filter(bytea)",
             "function lago_push._check_headers(jsonb)",
             "function lago_push._check_mapper(text,regclass)",
@@ -42,11 +43,14 @@ mod tests {
             "function lago_push._check_source(regclass)",
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
-            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push._correct(bigint,text)",
+            "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
+            "function lago_push._discard(text,text)",
+            "function lago_push._discard_letters(integer,text,text)",
             "function lago_push._drop_destination(text)",
             "function lago_push._drop_sync(text,boolean)",
             "function lago_push._endpoints()",
@@ -58,6 +62,9 @@ mod tests {
             "function lago_push._hide_statement(text)",
             "function lago_push._hold(text)",
             "function lago_push._in_flight()",
+            "function lago_push._letter(bigint)",
+            "function lago_push._next_letters(integer,text,bigint,text)",
+            "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
             "function lago_push._redrive(text,text)",
@@ -83,11 +90,13 @@ mod tests {
             "function lago_push._wake_for_messages()",
             "function lago_push._workers()",
             "function lago_push.activate(text)",
-            "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
             "function lago_push.capture()",
-            "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean)",
+            "function lago_push.correct(bigint,text)",
+            "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
             "function lago_push.flush(text,interval)",
@@ -108,6 +117,8 @@ mod tests {
             "table lago_push.dead_letter",
             "table lago_push.destination",
             "table lago_push.destination_health",
+            "table lago_push.destination_hold",
+            "table lago_push.intervention",
             "table lago_push.message",
             "table lago_push.reply",
             "table lago_push.retry",
@@ -115,6 +126,7 @@ mod tests {
             "view lago_push.dead_letters",
             "view lago_push.destinations",
             "view lago_push.endpoints",
+            "view lago_push.ledger",
             "view lago_push.outbox",
             "view lago_push.replies",
             "view lago_push.status",
@@ -149,7 +161,7 @@ mod tests {
         let destination = "name text, url text, api_key text DEFAULT NULL::text, api_key_file text DEFAULT NULL::text, \
             headers jsonb DEFAULT '{}'::jsonb, rate_limit numeric DEFAULT NULL::numeric, connections integer DEFAULT 16, \
             timeout interval DEFAULT '00:00:30'::interval, ca_file text DEFAULT NULL::text, proxy text DEFAULT NULL::text, \
-            allow_http boolean DEFAULT false";
+            allow_http boolean DEFAULT false, connect_timeout interval DEFAULT '00:00:10'::interval, read_timeout interval DEFAULT NULL::interval";
         let destination = destination.replace(", timeout interval", ", \"timeout\" interval");
         assert_eq!(
             parameters("create_destination").replace(", timeout interval", ", \"timeout\" interval"),
@@ -177,6 +189,8 @@ mod tests {
             ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
+            ("discard", "sync text, filter text DEFAULT NULL::text"),
+            ("correct", "letter bigint, payload text"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
         }
@@ -191,6 +205,8 @@ mod tests {
             ),
             ("suggest_template", "text"),
             ("redrive", "bigint"),
+            ("discard", "bigint"),
+            ("correct", "void"),
             ("flush", "boolean"),
         ] {
             let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
@@ -219,7 +235,7 @@ mod tests {
             ),
             (
                 "destinations",
-                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error",
+                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since",
             ),
             ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload path"),
             ("replies", "id sync operation payload status reply replied_at"),
@@ -229,6 +245,7 @@ mod tests {
             ),
             ("workers", "database pid state started_at last_activity messages_per_second"),
             ("endpoints", "name method path root required batch idempotent example"),
+            ("ledger", "sync captured delivered duplicate dead redriven discarded pending balanced"),
         ] {
             let found = texts(&format!(
                 "select a.attname::text from pg_attribute a
@@ -252,6 +269,10 @@ mod tests {
             ("outbox", "payload", "text"),
             ("endpoints", "required", "text[]"),
             ("endpoints", "idempotent", "boolean"),
+            ("ledger", "captured", "bigint"),
+            ("ledger", "redriven", "bigint"),
+            ("ledger", "discarded", "bigint"),
+            ("ledger", "balanced", "boolean"),
             ("replies", "payload", "jsonb"),
             ("replies", "reply", "jsonb"),
             ("replies", "status", "integer"),
@@ -334,6 +355,7 @@ mod tests {
                 "pg_monitor EXECUTE _workers",
                 "pg_monitor SELECT destinations",
                 "pg_monitor SELECT endpoints",
+                "pg_monitor SELECT ledger",
                 "pg_monitor SELECT status",
                 "pg_monitor SELECT workers",
                 "pg_monitor USAGE schema lago_push"

@@ -196,6 +196,8 @@ mod tests {
             "connections => 257",
             "timeout => '0'",
             "timeout => '2 h'",
+            "connect_timeout => '0'",
+            "read_timeout => '2 h'",
             "api_key => ''",
             "api_key => 'a b'",
             "api_key => 'a', api_key_file => '/b'",
@@ -287,11 +289,17 @@ mod tests {
                 ["22023", "timeout must be between 1 second and 1 hour", "", ""],
             );
         }
+        for parameter in ["connect_timeout", "read_timeout"] {
+            let message = format!("{parameter} must be between 100 milliseconds and 1 hour");
+            for timeout in ["0", "99 ms", "1 h 1 s", "-1 min"] {
+                refuses_setting(&format!("{parameter} => '{timeout}'"), ["22023", &message, "", ""]);
+            }
+        }
         run(&create(
-            "'most', 'https://lago.example/api/v1', rate_limit => 1000000, connections => 256, timeout => '1 h'",
+            "'most', 'https://lago.example/api/v1', rate_limit => 1000000, connections => 256, timeout => '1 h', connect_timeout => '1 h', read_timeout => '1 h'",
         ));
         run(&create(
-            "'least', 'https://lago.example/api/v1', rate_limit => 0.001, connections => 1, timeout => '1 s'",
+            "'least', 'https://lago.example/api/v1', rate_limit => 0.001, connections => 1, timeout => '1 s', connect_timeout => '100 ms', read_timeout => '100 ms'",
         ));
     }
 
@@ -299,13 +307,13 @@ mod tests {
     fn settings_given_as_null_take_their_defaults() {
         stage::set();
         run(&create(
-            "'other', 'https://lago.example/api/v1', headers => null, connections => null, timeout => null, allow_http => null",
+            "'other', 'https://lago.example/api/v1', headers => null, connections => null, timeout => null, allow_http => null, connect_timeout => null",
         ));
         assert_eq!(
             text(
-                "select concat_ws(' ', headers, connections, timeout, allow_http) from lago_push.destination where name = 'other'"
+                "select concat_ws(' ', headers, connections, timeout, allow_http, connect_timeout, coalesce(read_timeout::text, 'none')) from lago_push.destination where name = 'other'"
             ),
-            "{} 16 00:00:30 f"
+            "{} 16 00:00:30 f 00:00:10 none"
         );
     }
 
@@ -421,8 +429,9 @@ mod tests {
         assert_eq!(state(), "open");
         run("update lago_push.destination_health set next_attempt_at = clock_timestamp() + interval '1 h'");
         assert_eq!(state(), "backing off");
+        // The end of a pause is the worker's to write down: it must not wait for a session that releases.
         run("select lago_push.release('lago')");
-        assert_eq!(state(), "open");
+        assert_eq!(state(), "backing off");
     }
 
     #[pg_test]
@@ -448,5 +457,85 @@ mod tests {
                 "{view}"
             );
         }
+    }
+
+    #[pg_test]
+    fn timeouts_of_parts_of_a_request_are_stored_and_left_alone() {
+        stage::set();
+        let stored = || {
+            text(
+                "select concat_ws(' ', connect_timeout, coalesce(read_timeout::text, 'none')) from lago_push.destination",
+            )
+        };
+        assert_eq!(stored(), "00:00:10 none");
+        run("select lago_push.alter_destination('lago', connect_timeout => '250 ms')");
+        run("select lago_push.alter_destination('lago', read_timeout => '1 min')");
+        run(
+            "select lago_push.alter_destination('lago', timeout => '2 min'); select lago_push.set_api_key('lago', 'k')",
+        );
+        assert_eq!(stored(), "00:00:00.25 00:01:00");
+    }
+
+    /// What the worker writes when it stops delivering.
+    const HOLDS: &str = "insert into lago_push.destination_hold (destination_id, since, why)
+        select d.id, '2024-03-14 13:09:00+00', 'Lago does not know the API key' from lago_push.destination d where d.name = 'lago'";
+
+    fn held() -> String {
+        text(
+            "select concat_ws(' since ', state, extract(epoch from held_since)::bigint) from lago_push.destinations where name = 'lago'",
+        )
+    }
+
+    #[pg_test]
+    fn a_destination_the_worker_holds_says_why_and_since_when() {
+        stage::set();
+        assert_eq!(held(), "open");
+        run(HOLDS);
+        // Whatever pause there was: it waits for somebody, not for a time.
+        run("update lago_push.destination_health set next_attempt_at = clock_timestamp() + interval '1 h'");
+        assert_eq!(held(), "held: Lago does not know the API key since 1710421740");
+    }
+
+    #[pg_test]
+    fn an_operators_hold_stands_before_the_workers() {
+        stage::set();
+        run(HOLDS);
+        let me = text("select current_user::regrole::text");
+        run("select lago_push.hold('lago')");
+        assert_eq!(held(), format!("held: by {me} since 1710421740"));
+        run("select lago_push.alter_destination('lago', timeout => '20 s')");
+        assert_eq!(held(), format!("held: by {me}"), "a change ends the worker's hold only");
+        run(HOLDS);
+        run("select lago_push.release('lago')");
+        assert_eq!(held(), "open", "released of both");
+    }
+
+    #[pg_test]
+    fn what_changes_a_destination_ends_the_workers_hold_on_it_and_no_other() {
+        stage::set();
+        run(&create("'other', 'https://lago.example/api/v1'"));
+        for change in [
+            "release('lago')",
+            "set_api_key('lago', 'another')",
+            "alter_destination('lago')",
+            "alter_destination('lago', url => 'https://lago.example/api/v2')",
+            "alter_destination('lago', api_key_file => '/etc/lago.key')",
+        ] {
+            run(HOLDS);
+            run("select lago_push.alter_destination('other'), lago_push.release('other')");
+            assert!(held().starts_with("held: Lago does not know"), "{change}");
+            failure("select lago_push.alter_destination('lago', connections => 0)");
+            assert!(held().starts_with("held: Lago does not know"), "{change}");
+            run(&format!("select lago_push.{change}"));
+            assert_eq!(held(), "open", "{change}");
+        }
+    }
+
+    #[pg_test]
+    fn a_dropped_destination_takes_its_hold_with_it() {
+        stage::set();
+        run(HOLDS);
+        run("select lago_push.drop_destination('lago')");
+        assert_eq!(text("select count(*)::text from lago_push.destination_hold"), "0");
     }
 }

@@ -316,4 +316,118 @@ mod tests {
         assert_eq!(redrive("'calls'"), "0");
         assert_eq!(reasons().len(), 1);
     }
+
+    fn discard(arguments: &str) -> String {
+        text(&format!("select lago_push.discard({arguments})::text"))
+    }
+
+    #[pg_test]
+    fn discarded_letters_are_those_of_the_sync_that_the_filter_picks() {
+        stage::set();
+        stage::draft("calls", "");
+        stage::draft("others", "");
+        for (number, reason) in [(1, "column x"), (2, "code"), (3, "column y")] {
+            rejected(number, "calls", "{}", reason);
+        }
+        rejected(4, "others", "{}", "column x");
+        assert_eq!(discard("'calls', filter => 'reason like ''column %'' and id > 1'"), "1");
+        assert_eq!(dead(), ["1", "2", "4"]);
+        assert_eq!(discard("'calls', 'false'"), "0");
+        assert_eq!(discard("'calls'"), "2");
+        assert_eq!(dead(), ["4"]);
+        assert_eq!(payloads(), NOTHING);
+    }
+
+    #[pg_test]
+    fn thousands_of_letters_are_all_discarded() {
+        stage::set();
+        stage::draft("calls", "");
+        run("insert into lago_push.dead_letter (id, enqueued_at, died_at, sync_id, attempts, operation, sync_name, reason, payload)
+             select n, now(), now(), s.id, 1, 'i', 'calls', case n % 2 when 0 then 'even' else 'odd' end, n::text
+               from lago_push.sync s, generate_series(1, 2500) n");
+        assert_eq!(discard("'calls', 'reason = ''odd'''"), "1250");
+        assert_eq!(discard("'calls'"), "1250");
+    }
+
+    #[pg_test]
+    fn what_is_no_filter_discards_nothing() {
+        stage::set();
+        stage::draft("calls", "");
+        rejected(1, "calls", "{}", "no");
+        for (filter, sqlstate) in
+            [("", "42601"), ("true) or (true", "42601"), ("nothing = 1", "42703"), ("id", "42804")]
+        {
+            let [code, message, ..] = failure(&format!("select lago_push.discard('calls', $f${filter}$f$)"));
+            assert_eq!(code, sqlstate, "{filter}: {message}");
+        }
+        assert_eq!(dead(), ["1"]);
+    }
+
+    #[pg_test]
+    fn only_the_owner_of_a_table_discards_its_letters() {
+        by_the_maker(|| {
+            let [sqlstate, message, ..] = failure("select lago_push.discard('calls')");
+            assert_eq!((&*sqlstate, &*message), ("42501", "must be owner of table public.calls"));
+            let [sqlstate, message, ..] =
+                failure("select lago_push.discard('mine', 'exists (select from lago_push.dead_letters)')");
+            assert_eq!(sqlstate, "42501", "{message}");
+            assert_eq!(discard("'mine'"), "1");
+        });
+        assert_eq!(dead(), ["2"]);
+    }
+
+    /// A letter of a trigger that names no sync.
+    fn stray(number: i32, name: &str) {
+        run(&format!(
+            "insert into lago_push.dead_letter (id, enqueued_at, died_at, attempts, operation, sync_name, reason, source_row)
+             values ({number}, now(), now(), 0, 'i', '{name}', 'no sync', '{{}}')"
+        ));
+    }
+
+    #[pg_test]
+    fn letters_of_no_sync_are_seen_and_discarded_by_their_name() {
+        stage::set();
+        stage::draft("calls", "");
+        rejected(1, "calls", "{}", "no");
+        stray(2, "cals");
+        stray(3, "cals");
+        stray(4, "other");
+        let seen = texts("select sync from lago_push.dead_letters order by id");
+        assert_eq!(seen, ["calls", "cals", "cals", "other"]);
+        assert_eq!(discard("'cals', 'id = 2'"), "1");
+        assert_eq!(discard("'cals'"), "1");
+        assert_eq!(dead(), ["1", "4"]);
+        let [sqlstate, message, _, hint] = failure("select lago_push.discard('cals')");
+        assert_eq!(
+            [&*sqlstate, &*message, &*hint],
+            ["42704", "sync \"cals\" does not exist", "Syncs: calls."]
+        );
+    }
+
+    #[pg_test]
+    fn letters_of_no_sync_do_not_outlive_a_sync_made_under_their_name() {
+        stage::set();
+        stray(1, "calls");
+        stage::draft("calls", "");
+        rejected(2, "calls", "{}", "no");
+        assert_eq!(redrive("'calls'"), "1", "it would be billed as a row of another table");
+        rejected(3, "calls", "{}", "no");
+        assert_eq!(discard("'calls'"), "2");
+        assert_eq!(dead(), NOTHING);
+        assert_eq!(text("select discarded::text from lago_push.ledger"), "1");
+    }
+
+    #[pg_test]
+    fn letters_of_no_sync_are_the_extension_owners() {
+        by_the_maker(|| {
+            run("reset role");
+            stray(3, "nobody");
+            stray(4, "mine");
+            run("set local role maker");
+            let [sqlstate, message, ..] = failure("select lago_push.discard('nobody')");
+            assert_eq!((&*sqlstate, &*message), ("42704", "sync \"nobody\" does not exist"));
+            assert_eq!(discard("'mine'"), "1");
+        });
+        assert_eq!(dead(), ["2", "3", "4"]);
+    }
 }

@@ -6,12 +6,14 @@ mod tests {
     use pgrx::prelude::*;
 
     const DENIED: &str = "42501";
-    const VIEWS: [&str; 7] =
-        ["status", "destinations", "workers", "endpoints", "outbox", "dead_letters", "replies"];
-    const TABLES: [&str; 9] = [
+    const VIEWS: [&str; 8] =
+        ["status", "destinations", "workers", "endpoints", "ledger", "outbox", "dead_letters", "replies"];
+    const TABLES: [&str; 11] = [
         "destination",
         "api_key",
         "destination_health",
+        "destination_hold",
+        "intervention",
         "sync",
         "account",
         "message",
@@ -50,6 +52,10 @@ mod tests {
             );
             assert_eq!(text("select name from lago_push.endpoints where batch > 1"), "event");
             texts("select database::text from lago_push.workers");
+            assert_eq!(
+                text("select concat_ws(' ', captured, pending, balanced) from lago_push.ledger"),
+                "1 1 t"
+            );
             for relation in ["outbox", "dead_letters", "replies"].iter().chain(&TABLES) {
                 denied(&format!("select * from lago_push.{relation}"));
             }
@@ -61,6 +67,8 @@ mod tests {
             denied("select * from lago_push._rendered(1, 1)");
             denied("select * from lago_push.send_test('calls')");
             denied("select lago_push.redrive('calls')");
+            denied("select lago_push.discard('calls')");
+            denied("select lago_push.correct(1, '{}')");
             denied("select lago_push.suggest_template('public.calls')");
         });
     }
@@ -171,6 +179,8 @@ mod tests {
                 "send_test('calls', '{}')",
                 "redrive('calls')",
                 "redrive('calls', 'no expression (')",
+                "discard('calls')",
+                "discard('calls', 'no expression (')",
                 "suggest_template('public.calls')",
                 "activate('calls')",
                 "pause('calls')",
@@ -188,7 +198,8 @@ mod tests {
         let needed = "grant usage on schema lago_push to ROLE; grant usage, create on schema public to ROLE;
             grant execute on function lago_push.create_sync, lago_push.alter_sync, lago_push.activate, lago_push.pause,
                                       lago_push.resume, lago_push.drop_sync, lago_push.capture, lago_push.preview,
-                                      lago_push.send_test, lago_push.suggest_template, lago_push.redrive to ROLE";
+                                      lago_push.send_test, lago_push.suggest_template, lago_push.redrive,
+                                      lago_push.discard to ROLE";
         by_a_new_role("maker", needed, || {
             run("create table public.mine (id int, at timestamptz)");
             run(
@@ -203,6 +214,7 @@ mod tests {
             assert_eq!(texts("select operation from lago_push.preview('mine')"), ["insert"; 2]);
             texts("select lago_push.suggest_template('public.mine')");
             assert_eq!(text("select lago_push.redrive('mine')::text"), "0");
+            assert_eq!(text("select lago_push.discard('mine')::text"), "1");
         });
         assert_eq!(stage::payloads().len(), 2);
         assert_eq!(
@@ -372,6 +384,7 @@ mod tests {
         run("select * from lago_push.preview('calls'); select lago_push.suggest_template('public.calls')");
         run(INSERT);
         run("select lago_push.redrive('calls'); select lago_push.redrive('calls', filter => 'id > 0')");
+        run("select lago_push.discard('calls'); select lago_push.discard('calls', filter => 'id > 0')");
         run("select lago_push.pause('calls'); select lago_push.resume('calls')");
         run("set local search_path = pg_catalog");
         assert_eq!(failure("select lago_push.drop_destination('nothing')"), refused);

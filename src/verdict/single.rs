@@ -5,43 +5,44 @@
 //! is a rule of Lago's business, not about the verb. Some 422 say that another moment may do.
 #![forbid(unsafe_code)]
 
-use super::{Condition, Fate, Reply, Verdict, begins_with_key, by_field, code, exists_already};
+use super::answer::{
+    begins_with_key, by_field, code, details, exists_already, is_lagos_error, object, shortened,
+};
+use super::any::{missing, refused, rejected};
+use super::events::{PUT_RIGHT, duplicate, locked};
+use super::{Condition, Fate, LOCKED, Reply, Verdict};
 use crate::call::{Call, Method};
 use crate::endpoint::CATALOGUE;
+use crate::message::Message;
 use serde_json::Value;
 
-/// The longest sentence made of what Lago says; its whole answer is kept beside it.
-const LONGEST_DETAIL: usize = 400;
-
 /// Judges the answer; none if it means what it means to every call.
-pub fn judge(reply: &Reply, call: &Call, messages: usize) -> Option<Verdict> {
-    let is_json = serde_json::from_slice::<Value>(&reply.body).is_ok_and(|body| body.is_object());
+pub fn judge(reply: &Reply, call: &Call, sent: &[Message]) -> Option<Verdict> {
+    let [message] = sent else { return None };
+    let is_json = object(&reply.body).is_some();
+    let is_lagos = is_lagos_error(reply.status, &reply.body);
     let code = code(&reply.body);
-    let code = code.as_deref();
-    let fate = match (reply.status, code) {
+    let fate = match (reply.status, code.as_deref()) {
         (200..=299, _) if is_success(&reply.body, call, is_json) => Fate::Delivered,
-        (400, _) => rejected("400: it cannot read the request".into()),
         (403, Some("feature_unavailable")) => rejected(
-            "403 feature_unavailable: the organization's plan with Lago does not include this".into(),
+            "Lago answered 403 feature_unavailable: the organization's plan with Lago does not include this; change the plan and lago_push.redrive() it, or lago_push.discard() it".into(),
         ),
-        (404, Some(code)) if call.method == Method::Delete && is_about_an_object(code) => Fate::Delivered,
-        (404, Some(code)) if is_about_an_object(code) => rejected(format!(
-            "404 {code}: what the payload or the path names does not exist there; create it, then lago_push.redrive()"
-        )),
-        (404, _) if is_json && has_own_path(call) => {
-            rejected("404: it knows no such path; check the path of the sync".into())
+        (403, Some(code)) if has_own_path(call) && !code.contains("_action_not_allowed_") => {
+            rejected(refused(&format!("403 {code}")))
         }
-        (405, Some(code)) => rejected(format!("405 {code}")),
-        (405, None) if is_json => rejected("405".into()),
-        (413, _) => rejected("413: the request is too large".into()),
-        (422, _) => judge_refusal(&reply.body, call, code),
+        (404, Some(code)) if call.method == Method::Delete && is_about_an_object(code) => Fate::Delivered,
+        // What another sync may still be about to create.
+        (404, Some(code)) if is_about_an_object(code) => {
+            Fate::Retry { reason: missing(&format!("404 {code}")) }
+        }
+        (404, _) if is_lagos && has_own_path(call) => rejected(
+            "Lago answered 404: it knows no such path; correct the path with lago_push.alter_sync(), send the row anew and lago_push.discard() this one".into(),
+        ),
+        (405, Some(code)) => rejected(refused(&format!("405 {code}"))),
+        (422, code) => judge_refusal(&reply.body, call, code, message),
         _ => return None,
     };
-    Some(Verdict::all(messages, fate, Condition::Well))
-}
-
-fn rejected(answer: String) -> Fate {
-    Fate::Rejected { reason: format!("Lago answered {answer}") }
+    Some(Verdict::all(1, fate, Condition::Well))
 }
 
 /// A catalogued call is answered with its object in the key it was sent in; a top-up with an array in
@@ -64,44 +65,52 @@ fn is_about_an_object(code: &str) -> bool {
     code.ends_with("_not_found") && code != "resource_not_found"
 }
 
-fn judge_refusal(body: &[u8], call: &Call, code: Option<&str>) -> Fate {
-    let sentence = |detail: String| {
-        let short: String = detail.chars().take(LONGEST_DETAIL).collect();
+fn judge_refusal(body: &[u8], call: &Call, code: Option<&str>, message: &Message) -> Fate {
+    let sentence = |detail: &str| {
+        let short = shortened(detail);
         match code {
-            Some("validation_errors") | None if short.is_empty() => "422".to_owned(),
-            Some("validation_errors") | None => format!("422: {short}"),
-            Some(code) if short.is_empty() => format!("422 {code}"),
-            Some(code) => format!("422 {code}: {short}"),
+            Some("validation_errors") | None if short.is_empty() => "Lago answered 422".to_owned(),
+            Some("validation_errors") | None => format!("Lago answered 422: {short}"),
+            Some(code) if short.is_empty() => format!("Lago answered 422 {code}"),
+            Some(code) => format!("Lago answered 422 {code}: {short}"),
         }
     };
-    let details = serde_json::from_slice::<Value>(body)
-        .ok()
-        .and_then(|mut body| body.get_mut("error_details").map(Value::take));
-    if let Some("lock_acquisition_failed" | "third_party_error" | "provider_error") = code {
-        // What a provider says may quote the request.
-        return Fate::Retry { reason: format!("Lago answered {}", sentence(String::new())) };
+    let refused = |said: String| rejected(format!("{said}; {PUT_RIGHT}"));
+    match code {
+        Some(LOCKED) => return Fate::Wait { reason: locked("422 lock_acquisition_failed") },
+        Some(code @ ("third_party_error" | "provider_error")) => {
+            // What a provider says may quote the request.
+            return Fate::Retry {
+                reason: format!(
+                    "Lago answered 422 {code}: a payment or tax provider refused it; see in Lago what it says"
+                ),
+            };
+        }
+        _ => {}
     }
-    let fields = match details {
+    let fields = match details(body) {
         Some(Value::Object(fields)) => fields,
-        Some(Value::String(text)) => return rejected(sentence(text)),
-        _ => return rejected(sentence(String::new())),
+        Some(Value::String(text)) => return refused(sentence(&text)),
+        _ => return refused(sentence("")),
     };
     if exists_already(&fields, "transaction_id") {
-        return Fate::Duplicate;
+        return duplicate(message);
     }
-    let told = sentence(by_field(&fields));
+    let told = sentence(&by_field(&fields));
     // Two first calls for one customer at the same time: the second finds it when it comes again.
     if exists_already(&fields, "external_id")
         && (call.method, call.path.as_str()) == (Method::Post, "/customers")
     {
-        return Fate::Retry { reason: format!("Lago answered {told}") };
+        return Fate::Retry { reason: format!("{told}; {PUT_RIGHT}") };
     }
     if exists_already(&fields, "code")
         && let Some(update) = update_of(call)
     {
-        return rejected(format!("{told}; change what exists with {update}"));
+        return rejected(format!(
+            "{told}; change what exists with {update}, and lago_push.discard() this one"
+        ));
     }
-    rejected(told)
+    refused(told)
 }
 
 /// The collections whose objects have codes of the user's own, so that a second call finds the first.
@@ -126,7 +135,9 @@ mod tests {
     use super::super::{Outcome, Sent, judge as judge_outcome};
     use super::*;
     use crate::endpoint::Repeat;
+    use crate::lookup::{Cause, Question};
     use crate::message::Message;
+    use crate::message::Tried;
 
     fn call(method: &str, path: &str, root: Option<&str>) -> Call {
         Call::of(crate::call::MANUAL, Some(method), Some(path), root).expect("a call")
@@ -172,6 +183,18 @@ mod tests {
         verdict.fates == [Fate::Return] && matches!(verdict.condition, Condition::Trouble { .. })
     }
 
+    fn is_hold(verdict: &Verdict) -> bool {
+        verdict.fates == [Fate::Return]
+            && matches!(&verdict.condition, Condition::Hold { why } if why.contains("release()"))
+    }
+
+    fn question(fate: Fate) -> Question {
+        match fate {
+            Fate::LookUp(look) => look.question,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn refusal(details: &str) -> String {
         format!(r#"{{"status":422,"code":"validation_errors","error_details":{details}}}"#)
     }
@@ -204,43 +227,54 @@ mod tests {
         assert_eq!(fate(&delete, 200, r#"{"anything":{}}"#), Fate::Delivered);
         assert!(is_trouble(&verdict(&delete, 200, "<html></html>")));
         assert_eq!(fate(&delete, 404, r#"{"status":404,"code":"customer_not_found"}"#), Fate::Delivered);
-        assert!(is_trouble(&verdict(&delete, 404, r#"{"status":404,"code":"resource_not_found"}"#)));
-        assert!(is_trouble(&verdict(&delete, 404, "<html></html>")));
+        assert!(is_hold(&verdict(&delete, 404, r#"{"status":404,"code":"resource_not_found"}"#)));
+        assert!(is_hold(&verdict(&delete, 404, "<html></html>")));
     }
 
     #[test]
-    fn a_thing_that_does_not_exist_is_told_from_a_route_that_does_not() {
+    fn a_thing_that_does_not_exist_yet_is_told_from_a_route_that_does_not() {
         let (plan, route) =
             (r#"{"status":404,"code":"plan_not_found"}"#, r#"{"status":404,"code":"resource_not_found"}"#);
         let subscription = catalogued("POST", "/subscriptions", "subscription");
-        assert!(reason(&subscription, 404, plan).contains("404 plan_not_found"));
-        assert!(is_trouble(&verdict(&subscription, 404, route)));
-        assert!(is_trouble(&verdict(&subscription, 404, "")));
         let manual = call("POST", "/subscritpions", None);
-        assert!(reason(&manual, 404, plan).contains("plan_not_found"));
-        assert!(reason(&manual, 404, route).contains("path"));
-        assert!(is_trouble(&verdict(&manual, 404, "<html></html>")));
+        for call in [&subscription, &manual] {
+            match fate(call, 404, plan) {
+                Fate::Retry { reason } => {
+                    assert!(
+                        reason.contains("404 plan_not_found") && reason.contains("create it"),
+                        "{reason}"
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(is_hold(&verdict(call, 404, "<html></html>")));
+            assert!(is_hold(&verdict(call, 404, r#"{"message":"no route"}"#)), "a gateway's JSON");
+        }
+        assert!(is_hold(&verdict(&subscription, 404, route)));
+        assert!(is_hold(&verdict(&subscription, 404, "")));
+        assert!(reason(&manual, 404, route).contains("alter_sync()"));
     }
 
     #[test]
     fn a_refusal_is_told_field_by_field() {
         let plan = catalogued("POST", "/plans", "plan");
         let cases = [
-            (r#"{"name":["value_is_mandatory"]}"#, "Lago answered 422: name: value_is_mandatory"),
-            (r#"{"a":["x","y"],"b":["z"]}"#, "Lago answered 422: a: x, y; b: z"),
+            (r#"{"name":["value_is_mandatory"]}"#, "Lago answered 422: name: value_is_mandatory; "),
+            (r#"{"a":["x","y"],"b":["z"]}"#, "Lago answered 422: a: x, y; b: z; "),
             (
                 r#"{"charges":{"0":{"properties":["invalid_amount"]}}}"#,
-                "Lago answered 422: charges: 0: properties: invalid_amount",
+                "Lago answered 422: charges: 0: properties: invalid_amount; ",
             ),
-            (r#""expression_evaluation_failed""#, "Lago answered 422: expression_evaluation_failed"),
-            ("null", "Lago answered 422"),
+            (r#""expression_evaluation_failed""#, "Lago answered 422: expression_evaluation_failed; "),
+            ("null", "Lago answered 422; "),
         ];
         for (details, sentence) in cases {
-            assert_eq!(reason(&plan, 422, &refusal(details)), sentence);
+            let told = reason(&plan, 422, &refusal(details));
+            assert!(told.starts_with(sentence) && told.contains("redrive()"), "{told}");
             assert_eq!(verdict(&plan, 422, &refusal(details)).condition, Condition::Well);
         }
-        assert_eq!(reason(&plan, 422, "not json"), "Lago answered 422");
-        assert!(reason(&plan, 422, &refusal(&format!("\"{}\"", "x".repeat(10_000)))).len() < 500);
+        assert!(reason(&plan, 422, "not json").starts_with("Lago answered 422; "));
+        assert!(reason(&plan, 422, &refusal(&format!("\"{}\"", "x".repeat(10_000)))).len() < 700);
     }
 
     #[test]
@@ -260,40 +294,80 @@ mod tests {
         assert!(matches!(fate(&customer, 422, &race), Fate::Retry { .. }));
         let subscription = catalogued("POST", "/subscriptions", "subscription");
         assert!(reason(&subscription, 422, &race).contains("external_id: value_already_exist"));
-        for code in ["lock_acquisition_failed", "third_party_error", "provider_error"] {
+        for code in ["third_party_error", "provider_error"] {
             let body = format!(r#"{{"status":422,"code":"{code}","error_details":{{"x":"secret"}}}}"#);
             match fate(&subscription, 422, &body) {
                 Fate::Retry { reason } => assert!(reason.contains(code) && !reason.contains("secret")),
                 other => panic!("{code}: {other:?}"),
             }
         }
-        assert!(matches!(fate(&subscription, 500, ""), Fate::Retry { .. }));
+        match fate(&subscription, 422, r#"{"status":422,"code":"lock_acquisition_failed"}"#) {
+            Fate::Wait { reason } => assert!(reason.contains("lock_acquisition_failed"), "{reason}"),
+            other => panic!("contention is nobody's fault: {other:?}"),
+        }
     }
 
     #[test]
-    fn a_single_event_lago_has_already_is_a_duplicate() {
+    fn a_failure_at_one_message_asks_whether_lago_is_well() {
+        let subscription = catalogued("POST", "/subscriptions", "subscription");
+        for status in [400, 418, 500] {
+            assert_eq!(question(fate(&subscription, status, "")), Question::Health, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_single_event_lago_has_already_is_ours_or_looked_up() {
         let event = call("POST", "/events", Some("event"));
-        assert_eq!(
-            fate(&event, 422, &refusal(r#"{"transaction_id":["value_already_exist"]}"#)),
-            Fate::Duplicate
-        );
+        let outcome = outcome(422, &refusal(r#"{"transaction_id":["value_already_exist"]}"#));
+        let mut message = Message::sample(1, r#"{"transaction_id":"a"}"#);
+        let mut judged = |tried| {
+            message.tried = tried;
+            judge_outcome(&outcome, &event, std::slice::from_ref(&message)).fates.remove(0)
+        };
+        assert_eq!(judged(Tried::Unanswered), Fate::Duplicate);
+        assert_eq!(question(judged(Tried::Never)), Question::SameEvent(Cause::Duplicate(Tried::Never)));
+    }
+
+    #[test]
+    fn a_failure_at_one_event_asks_whether_it_is_there() {
+        let event = call("POST", "/events", Some("event"));
+        let message = Message::sample(1, r#"{"transaction_id":"a"}"#);
+        let fate = judge_outcome(&outcome(500, ""), &event, &[message]).fates.remove(0);
+        let Fate::LookUp(look) = fate else { panic!("{fate:?}") };
+        assert_eq!(look.question, Question::SameEvent(Cause::Failure));
     }
 
     #[test]
     fn a_rule_of_lagos_business_rejects_the_message_and_a_foreign_answer_holds_the_destination() {
         let fee = catalogued("PUT", "/fees/{id}", "fee");
-        assert_eq!(
-            reason(&fee, 405, r#"{"status":405,"code":"invoiced_fee"}"#),
-            "Lago answered 405 invoiced_fee"
-        );
-        assert!(is_trouble(&verdict(&fee, 405, "<html></html>")));
-        assert!(reason(&fee, 403, r#"{"code":"feature_unavailable"}"#).contains("feature_unavailable"));
-        let denied = verdict(&fee, 403, r#"{"code":"write_action_not_allowed_for_fee"}"#);
-        assert!(is_trouble(&denied));
-        assert!(reason(&fee, 400, "").contains("400"));
-        for status in [301, 401, 429, 502, 503, 504, 408] {
+        for code in ["invoiced_fee", "no_active_subscription", "plan_overlapping"] {
+            let told = reason(&fee, 405, &format!(r#"{{"status":405,"code":"{code}"}}"#));
+            assert!(told.contains(code) && told.contains("redrive()"), "{told}");
+        }
+        assert!(is_hold(&verdict(&fee, 405, "<html></html>")));
+        let premium = reason(&fee, 403, r#"{"code":"feature_unavailable"}"#);
+        assert!(premium.contains("feature_unavailable") && premium.contains("plan"), "{premium}");
+        for denied in ["write_action_not_allowed_for_fee", "something_else"] {
+            assert!(is_hold(&verdict(&fee, 403, &format!(r#"{{"code":"{denied}"}}"#))), "{denied}");
+        }
+        let cannot_read =
+            r#"{"status":400,"error":"BadRequest: param is missing or the value is empty: anna"}"#;
+        let told = reason(&fee, 400, cannot_read);
+        assert!(told.contains("400") && told.contains("preview()") && !told.contains("anna"), "{told}");
+        assert!(reason(&fee, 413, "<html></html>").contains("too large"));
+        for status in [301, 429, 502, 503, 504, 408] {
             assert!(is_trouble(&verdict(&fee, status, "")), "{status}");
         }
+        assert!(is_hold(&verdict(&fee, 401, "")));
+    }
+
+    #[test]
+    fn a_path_of_ones_own_is_what_may_be_wrong() {
+        let manual = call("POST", "/things", None);
+        assert!(reason(&manual, 403, r#"{"code":"some_rule"}"#).contains("403 some_rule"));
+        assert!(is_hold(&verdict(&manual, 403, r#"{"code":"write_action_not_allowed_for_thing"}"#)));
+        assert!(reason(&manual, 404, r#"{"status":404,"error":"Not Found"}"#).contains("path"));
+        assert!(reason(&manual, 405, r#"{"status":405,"error":"Method Not Allowed"}"#).contains("405"));
     }
 
     #[test]
@@ -307,7 +381,7 @@ mod tests {
             .remove(0)
         {
             Fate::Rejected { reason } if reason.contains("the outcome is unknown") => false,
-            Fate::Return | Fate::Retry { .. } => true,
+            Fate::Return | Fate::Retry { .. } | Fate::Wait { .. } => true,
             other => panic!("{outcome:?}: {other:?}"),
         };
         for status in [301, 401, 403, 404, 429, 503] {
@@ -319,6 +393,7 @@ mod tests {
         assert!(again(&outcome(200, " <html>")), "it was not Lago that answered");
         assert!(again(&outcome(422, r#"{"code":"lock_acquisition_failed"}"#)));
         assert!(!again(&outcome(422, r#"{"code":"provider_error"}"#)));
+        assert!(!again(&outcome(429, r#"{"code":"too_many_provider_requests"}"#)), "Lago had begun");
         assert!(again(&Outcome::Failed { why: "connection refused".into(), sent: Sent::No }));
         assert!(!again(&Outcome::Failed { why: "time-out".into(), sent: Sent::Perhaps }));
         assert!(again(&Outcome::Unusable("no file".into())));
@@ -332,7 +407,29 @@ mod tests {
             "the destination is in trouble all the same"
         );
         assert!(matches!(fate(&top_up, 422, &refusal("{}")), Fate::Rejected { .. }));
+        assert!(reason(&top_up, 504, "").contains("look it up in Lago"));
         assert_eq!(fate(&top_up, 200, r#"{"wallet_transactions":["#), Fate::Delivered);
+    }
+
+    #[test]
+    fn a_top_up_with_a_mark_is_looked_up_when_its_outcome_is_unknown() {
+        let top_up = Call::of("wallet_transaction", None, None, None).expect("in the catalogue");
+        let marked = |credits: &str| {
+            let payload =
+                r#"{"wallet_id":"w","metadata":[{"key":"lago_push","value":"1-2"}],"paid_credits":"#;
+            Message::sample(1, &format!("{payload}\"{credits}\"}}"))
+        };
+        let judged = |outcome: &Outcome| judge_outcome(outcome, &top_up, &[marked("10")]);
+        for status in [200, 408, 500, 502, 504, 418] {
+            let fate = judged(&outcome(status, "")).fates.remove(0);
+            assert_eq!(question(fate), Question::TopUp, "{status}");
+        }
+        let lost = judged(&Outcome::Failed { why: "reset".into(), sent: Sent::Perhaps });
+        assert!(matches!(lost.condition, Condition::Trouble { .. }));
+        let Fate::LookUp(look) = &lost.fates[0] else { panic!("{lost:?}") };
+        assert_eq!((look.question, look.reason.as_str()), (Question::TopUp, "no reply from Lago: reset"));
+        assert_eq!(judged(&outcome(503, "")).fates, [Fate::Return], "Lago did nothing");
+        assert!(matches!(judged(&outcome(422, &refusal("{}"))).fates[..], [Fate::Rejected { .. }]));
     }
 
     #[test]

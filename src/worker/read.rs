@@ -297,7 +297,7 @@ impl Worker {
                 self.transports.insert(*id, Arc::new(Transport::new(new.route.clone())));
             }
             let lane = self.lanes.entry(*id).or_insert_with(|| Lane::new(new.limits));
-            lane.limits = new.limits;
+            lane.set_limits(new.limits, Instant::now());
             // Whoever changed something or released it wants to see it tried now.
             lane.reopen();
         }

@@ -6,7 +6,6 @@
 use super::replies::Parts;
 use super::{Failure, Worker, widen};
 use crate::backoff;
-use crate::call::Category;
 use crate::destination::{Gate, Replies};
 use crate::endpoint::Repeat;
 use crate::lane::Lane;
@@ -59,16 +58,12 @@ impl Worker {
             }
             return;
         };
-        lane.returned();
-        let category = match done.errand {
-            Errand::Deliver => done.shape.call.category(),
-            Errand::LookUp(_) => Category::Other,
-        };
+        let flight = lane.returned(&done.messages);
         let allowance = match &done.outcome {
-            Outcome::Reply(reply) => reply.allowance.map(|allowance| (category, allowance)),
+            Outcome::Reply(reply) => reply.allowance,
             _ => None,
         };
-        let pause = lane.observe(&condition, allowance, now, &mut self.dice);
+        let pause = lane.observe(flight, &condition, allowance, now, &mut self.dice);
         note_health(settlement.health.entry(done.lane).or_default(), &done.outcome, &condition, pause);
         if let Condition::Hold { why } = &condition {
             self.hold(done.lane, why, settlement);
@@ -223,7 +218,7 @@ enum Whereto {
 
 fn judge(done: &Done) -> Verdict {
     match (&done.errand, done.messages.first()) {
-        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, &done.shape.call, message),
+        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, message),
         _ => verdict::judge(&done.outcome, &done.shape.call, &done.messages),
     }
 }

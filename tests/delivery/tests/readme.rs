@@ -274,6 +274,7 @@ fn default_of(signature: &str, parameter: &str) -> Option<String> {
     match default {
         "NULL" => None,
         "00:00:30" => Some("30 s".into()),
+        "00:00:10" => Some("10 s".into()),
         other => Some(other.into()),
     }
 }

@@ -1,0 +1,220 @@
+//! Which events a success lists.
+//!
+//! Serves the verdict on a batch. Lago answers with every event it has taken, in the order of the
+//! request. One pass over the text that keeps nothing but the ids, because it is done to every batch.
+#![forbid(unsafe_code)]
+
+use crate::message::Message;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::error::Category;
+use std::collections::HashMap;
+use std::fmt;
+
+/// What a body that begins as Lago's success does says of the events sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It ends too early to tell.
+    CutOff,
+    /// Whether it lists each message sent, in their order.
+    Each(Vec<bool>),
+}
+
+/// Compares the list under `root` with what was sent.
+pub fn listed(body: &[u8], root: &str, sent: &[Message]) -> Listed {
+    let taken = match serde_json::from_slice::<Body>(body) {
+        Ok(Body(lists)) => {
+            lists.into_iter().find(|(key, _)| key == root).map_or_else(Vec::new, |(_, ids)| ids)
+        }
+        Err(error) if error.classify() == Category::Eof => return Listed::CutOff,
+        Err(_) => Vec::new(),
+    };
+    Listed::Each(compare(&taken, sent))
+}
+
+/// Events are told by their ids. Where one has none, or one that is not text (Lago makes text of it), the
+/// place in the list tells, if the list is as long as the request.
+fn compare(taken: &[Option<Value>], sent: &[Message]) -> Vec<bool> {
+    let mut left: HashMap<&str, usize> = HashMap::new();
+    for id in taken.iter().flatten().filter_map(Value::as_str) {
+        *left.entry(id).or_default() += 1;
+    }
+    let same_length = taken.len() == sent.len();
+    sent.iter()
+        .enumerate()
+        .map(|(index, message)| {
+            let Some(Value::String(ours)) = id_of(&message.payload) else { return same_length };
+            if let Some(count) = left.get_mut(ours.as_str()).filter(|count| **count > 0) {
+                *count -= 1;
+                return true;
+            }
+            same_length && matches!(taken.get(index), Some(None))
+        })
+        .collect()
+}
+
+/// The `transaction_id` of a payload, if it can be read.
+pub fn id_of(payload: &str) -> Option<Value> {
+    serde_json::from_str::<Event>(payload).ok()?.0
+}
+
+/// The lists in a JSON object whose members are lists of objects.
+struct Body(Vec<(String, Vec<Option<Value>>)>);
+
+struct Event(Option<Value>);
+
+struct Events(Vec<Option<Value>>);
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Body, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Body;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Body, A::Error> {
+                let mut lists = Vec::new();
+                // Lago's list comes first; what a later version puts after it may be anything.
+                if let Some(key) = members.next_key::<String>()? {
+                    lists.push((key, members.next_value::<Events>()?.0));
+                }
+                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Body(lists))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl<'de> Deserialize<'de> for Events {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Events, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Events;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Events, A::Error> {
+                let mut ids = Vec::new();
+                while let Some(Event(id)) = elements.next_element()? {
+                    ids.push(id);
+                }
+                Ok(Events(ids))
+            }
+        }
+        deserializer.deserialize_seq(Elements)
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Event;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an event")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Event, A::Error> {
+                let mut id = None;
+                while let Some(IsId(is_id)) = members.next_key()? {
+                    if is_id {
+                        id = Some(members.next_value::<Value>()?).filter(|id| !id.is_null());
+                    } else {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Event(id))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Whether a key is that of the id.
+struct IsId(bool);
+
+impl<'de> Deserialize<'de> for IsId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<IsId, D::Error> {
+        struct Key;
+        impl Visitor<'_> for Key {
+            type Value = IsId;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a key")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<IsId, E> {
+                Ok(IsId(key == "transaction_id"))
+            }
+        }
+        deserializer.deserialize_str(Key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(ids: &[&str]) -> Vec<Message> {
+        let payload =
+            |id: &&str| format!(r#"{{"code":"c","transaction_id":{id},"properties":{{"a":[1,2]}}}}"#);
+        (1..).zip(ids).map(|(id, text)| Message::sample(id, &payload(text))).collect()
+    }
+
+    fn each(body: &str, ids: &[&str]) -> Vec<bool> {
+        match listed(body.as_bytes(), "events", &sent(ids)) {
+            Listed::Each(each) => each,
+            Listed::CutOff => panic!("{body}"),
+        }
+    }
+
+    #[test]
+    fn an_event_is_listed_by_its_id_wherever_it_stands() {
+        let two = r#"{"events":[{"transaction_id":"b"},{"properties":{"transaction_id":"x"},"transaction_id":"a"}]}"#;
+        assert_eq!(each(two, &[r#""a""#, r#""b""#]), [true, true]);
+        assert_eq!(each(two, &[r#""a""#, r#""x""#, r#""b""#]), [true, false, true]);
+        assert_eq!(each(two, &[r#""a""#, r#""a""#]), [true, false], "one entry stands for one event");
+        assert_eq!(each(two, &[r#""\u0061""#, r#""b""#]), [true, true], "however it is written");
+    }
+
+    #[test]
+    fn where_ids_do_not_tell_a_list_as_long_as_the_request_does() {
+        assert_eq!(each(r#"{"events":[{},{"transaction_id":null}]}"#, &[r#""a""#, r#""b""#]), [true, true]);
+        assert_eq!(each(r#"{"events":[{"transaction_id":"1.5"}]}"#, &["1.50"]), [true]);
+        assert_eq!(each(r#"{"events":[{}]}"#, &[r#""a""#, "7"]), [false, false]);
+        assert_eq!(each(r#"{"events":[{},{}]}"#, &["{", r#""b""#]), [true, true], "an unreadable payload");
+    }
+
+    #[test]
+    fn a_body_that_lists_nothing_lists_nobody() {
+        for body in [
+            r#"{"events":[]}"#,
+            r#"{"events":"ok"}"#,
+            r#"{"events":[1]}"#,
+            r#"{"events":[]} <"#,
+            r#"{"event":[{}]}"#,
+        ] {
+            assert_eq!(each(body, &[r#""a""#]), [false], "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_ends_too_early_does_not_tell() {
+        let whole = r#"{"events":[{"transaction_id":"a","properties":{"n":1}}],"more":{"b":[]}}"#;
+        for end in 0..whole.len() {
+            assert_eq!(
+                listed(&whole.as_bytes()[..end], "events", &sent(&[r#""a""#])),
+                Listed::CutOff,
+                "{end}"
+            );
+        }
+        assert_eq!(each(whole, &[r#""a""#]), [true]);
+    }
+}
