@@ -152,7 +152,7 @@ const DEFINITIONS: [(&str, &str, &str, Option<&str>, &str); 5] = [
         "{insert}",
         None,
         r#"{"wallet_id": "{{ row.wallet }}", "granted_credits": "{{ row.amount }}",
-            "metadata": [{"key": "message", "value": "top_ups-{{ row.id }}-{{ row.version }}-{{ op }}"}]}"#,
+            "metadata": [{"key": "lago_push", "value": "top_ups-{{ row.id }}-{{ row.version }}-{{ op }}"}]}"#,
     ),
 ];
 
