@@ -175,6 +175,14 @@ impl Lane {
         }
     }
 
+    /// Takes in a message that an earlier worker may have sent, about which Lago is to be asked first.
+    pub fn admit_look_up(&mut self, message: Message, look: LookUp, now: Instant) {
+        self.messages += 1;
+        self.bytes += message.payload.len();
+        self.order.enter_under_way(&message);
+        self.look_up(message, look, now);
+    }
+
     /// The cursor passes `id` without taking it in.
     pub fn pass_over(&mut self, id: i64) {
         let range = self.behind.get_or_insert(Range { from: id, to: id });
@@ -233,10 +241,10 @@ impl Lane {
         self.place(due, Some(now));
     }
 
-    /// Lago is to be asked about a message, after a wait.
-    pub fn look_up(&mut self, message: Message, look: LookUp, now: Instant, wait: Duration) {
+    /// Lago is to be asked about a message, after the wait the question has.
+    pub fn look_up(&mut self, message: Message, look: LookUp, now: Instant) {
         // Its call may have taken effect, so it keeps its turn, whatever is committed meanwhile.
-        self.look_ups.insert((now + wait, message.id), (message, look));
+        self.look_ups.insert((now + look.wait, message.id), (message, look));
     }
 
     /// Takes note of what a reply says of the destination. Gives the pause it starts, if it does.

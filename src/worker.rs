@@ -377,9 +377,7 @@ impl Worker {
                 for message in job.messages.into_iter().rev() {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
-                        Errand::LookUp(look) => {
-                            lane.look_up(message, look.clone(), Instant::now(), Duration::ZERO)
-                        }
+                        Errand::LookUp(look) => lane.look_up(message, look.clone(), Instant::now()),
                     }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));

@@ -71,6 +71,14 @@ impl Order {
         Entered::Displaces { goes: due, head, place }
     }
 
+    /// A message comes in that may have gone already, so nothing of its key goes before it is known. Where
+    /// one does already, it is asked about beside that.
+    pub fn enter_under_way(&mut self, message: &Message) {
+        let Some(at) = line_of(message) else { return };
+        let line = Line { head: message.id, place: Place::UnderWay, waiting: BTreeMap::new() };
+        self.lines.entry(at).or_insert(line);
+    }
+
     /// A message that was displaced waits for its turn.
     pub fn wait(&mut self, due: Due) {
         if let Some(line) = line_of(&due.message).and_then(|at| self.lines.get_mut(&at)) {

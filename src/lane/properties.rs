@@ -46,8 +46,10 @@ fn grouping(kind: usize) -> Grouping {
     Grouping { group_of: group_of.into_iter().collect(), most, categories }
 }
 
-fn question() -> LookUp {
-    LookUp { question: crate::lookup::Question::SameEvent, reason: "422".into() }
+fn question(wait: Duration) -> LookUp {
+    let mut look = LookUp::health("500".into());
+    look.wait = wait;
+    look
 }
 
 impl World {
@@ -152,7 +154,7 @@ impl World {
             }
             3 => {
                 for message in request {
-                    self.lane.look_up(message, question(), self.now, wait);
+                    self.lane.look_up(message, question(wait), self.now);
                 }
             }
             _ => request.into_iter().for_each(|message| self.settle(message)),

@@ -425,10 +425,10 @@ fn a_late_commit_goes_before_a_retry_but_not_before_a_question() {
     let asked = batch(lane.next(now));
     assert_eq!(asked, [of_key(7, 4)]);
     lane.returned(&asked);
-    lane.look_up(of_key(7, 4), question(), now, wait);
+    lane.look_up(of_key(7, 4), question(wait), now);
     lane.admit(of_key(7, 3), None, now);
     assert_eq!(lane.next(now), Next::Wait(Some(now + wait)));
-    assert_eq!(lane.next(now + wait), Next::LookUp(of_key(7, 4), question()));
+    assert_eq!(lane.next(now + wait), Next::LookUp(of_key(7, 4), question(Duration::ZERO)));
     lane.returned(&asked);
     lane.settled(&of_key(7, 4));
     assert_eq!(all_sent(&mut lane, now + wait), [[3]]);
@@ -473,8 +473,10 @@ fn a_key_given_back_while_under_way_is_free_when_that_one_has_come_back() {
     assert!(lane.is_idle() && lane.order.is_empty());
 }
 
-fn question() -> LookUp {
-    LookUp { question: crate::lookup::Question::SameEvent, reason: "422".into() }
+fn question(wait: Duration) -> LookUp {
+    let mut look = LookUp::health("500".into());
+    look.wait = wait;
+    look
 }
 
 #[test]
@@ -484,7 +486,7 @@ fn questions_go_before_deliveries_and_take_turns_with_them() {
     let first = batch(lane.next(now));
     lane.returned(&first);
     for message in first {
-        lane.look_up(message, question(), now, Duration::from_millis(10));
+        lane.look_up(message, question(Duration::from_millis(10)), now);
     }
     assert_eq!(all_sent(&mut lane, now), [[4]], "not before their time");
     lane.admit(message(9), None, now);

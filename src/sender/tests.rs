@@ -4,7 +4,7 @@ use super::connections::Connections;
 use super::transport::{Route, Transport};
 use super::{ApiKey, Errand, KeySource};
 use crate::call::{Call, MANUAL};
-use crate::lookup::{LookUp, Question};
+use crate::lookup::{Cause, LookUp};
 use crate::message::Message;
 use crate::request::Shape;
 use crate::verdict::{Outcome, Reply, Sent};
@@ -174,8 +174,8 @@ fn a_look_up_asks_with_the_same_head_and_no_body() {
         );
     });
     let transport = Transport::new(lago.route());
-    let look = LookUp { question: Question::SameEvent, reason: "422".into() };
     let messages = [Message::sample(1, r#"{"transaction_id":"a"}"#)];
+    let look = LookUp::same_event(Cause::Failure, &messages[0], "500".into()).expect("it has an id");
     let path = look.path(&events().call, &messages[0]);
     let reply = reply(transport.carry(&events(), &messages, &Errand::LookUp(look)));
     assert_eq!((reply.status, reply.body.as_slice()), (404, b"{}".as_slice()));

@@ -14,7 +14,7 @@ use crate::call::Method;
 use crate::endpoint::Repeat;
 use crate::message::Message;
 use crate::request::Shape;
-use crate::verdict::{Outcome, Reply, Sent};
+use crate::verdict::{Outcome, Reply};
 use std::borrow::Cow;
 use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};

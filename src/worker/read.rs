@@ -8,6 +8,7 @@ use super::{Failure, News, Outbox, Worker, widen};
 use crate::cursor::{Progress, Range};
 use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
+use crate::lookup;
 use crate::message::{Message, Tried};
 use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
 use crate::pg::{process, xact};
@@ -219,7 +220,11 @@ impl Worker {
                 *newest = since.max(*newest);
                 continue;
             };
-            if earlier == Earlier::Begun {
+            // Where Lago can be asked what became of its call, it is.
+            let look = (earlier == Earlier::Begun).then(|| {
+                delivery.and_then(|delivery| lookup::after_loss(&delivery.shape.as_ref()?.call, &message))
+            });
+            if look == Some(None) {
                 self.lost.push(message);
                 continue;
             }
@@ -243,7 +248,10 @@ impl Worker {
                     Earlier::Failed(wait) => wait,
                     Earlier::Nothing | Earlier::Begun => None,
                 };
-                lane.admit(message, wait.map(|wait| now + wait), now);
+                match look.flatten() {
+                    Some(look) => lane.admit_look_up(message, look, now),
+                    None => lane.admit(message, wait.map(|wait| now + wait), now),
+                }
             } else {
                 lane.pass_over(id);
             }

@@ -117,7 +117,7 @@ impl Worker {
                     leave(&message, settlement);
                 }
                 // A question left open is asked when its sync is open again: nothing else may happen to it.
-                Fate::LookUp(look) => lane.look_up(message, look, now, Duration::ZERO),
+                Fate::LookUp(look) => lane.look_up(message, look, now),
                 _ if whereto != Whereto::Here => {
                     self.known.remove(&message.id);
                     lane.settled(&message);
