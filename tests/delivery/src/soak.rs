@@ -34,6 +34,15 @@ pub const USUAL: Duration = Duration::from_secs(8);
 
 const WRITERS: u64 = 4;
 
+/// When a run is over. A top-up whose answer was lost is asked after for a minute before it goes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing waits any more.
+    AllSettled,
+    /// Nothing waits but top-ups that are being asked after.
+    AllButQuestions,
+}
+
 /// Raised when the run is over, in whatever way, so that no thread waits for ever.
 struct Stopping<'a>(&'a AtomicBool);
 
@@ -45,7 +54,7 @@ impl Drop for Stopping<'_> {
 
 /// Runs one seed; `program` is the executable that becomes the fake Lago when its first argument is `lago`.
 /// One line of what happened, or everything that is wrong and what had been done before.
-pub fn run(seed: u64, length: Duration, program: &Path) -> Result<String, String> {
+pub fn run(seed: u64, length: Duration, end: End, program: &Path) -> Result<String, String> {
     let began = Instant::now();
     let mut random = Random::from_seed(seed);
     let stage = Stage::set(program, if random.chance(50) { "postgres" } else { "clickhouse" });
@@ -67,7 +76,7 @@ pub fn run(seed: u64, length: Duration, program: &Path) -> Result<String, String
         trouble.end();
         let flushed = try_until(LONG_PATIENCE, || {
             trouble.mend();
-            stage.is_flushed()
+            stage.is_flushed(end)
         });
         if flushed.is_none() {
             stage.wrong("the outbox was not empty three minutes after the trouble had ended".to_owned());

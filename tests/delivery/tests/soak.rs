@@ -7,7 +7,8 @@ use std::path::Path;
 use delivery::soak;
 
 fn survives(seed: u64) {
-    match soak::run(seed, soak::USUAL, Path::new(env!("CARGO_BIN_EXE_soak"))) {
+    let program = Path::new(env!("CARGO_BIN_EXE_soak"));
+    match soak::run(seed, soak::USUAL, soak::End::AllButQuestions, program) {
         Ok(line) => eprintln!("seed {seed}: {line}"),
         Err(wrong) => panic!("seed {seed}, that is make soak SEEDS={seed}:\n{wrong}"),
     }

@@ -32,7 +32,8 @@ fn main() -> ExitCode {
     };
     let mut failed = Vec::new();
     for seed in seeds {
-        let outcome = catch_unwind(AssertUnwindSafe(|| soak::run(seed, length, &program)));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| soak::run(seed, length, soak::End::AllSettled, &program)));
         match outcome.unwrap_or_else(|_| Err("the run itself failed, as is said above".to_owned())) {
             Ok(line) => println!("seed {seed}: {line}"),
             Err(wrong) => {

@@ -1,8 +1,8 @@
 //! What must be true when the trouble is over: each promise, one by one, against the tables' own memory of what was
 //! committed.
 //!
-//! A message is accounted for if Lago has it, or if somebody can see why not: it is a dead letter, or it was
-//! discarded. What Lago has is billed amount for amount, and nothing else is.
+//! A message is accounted for if Lago has it, or if somebody can see why not: it is a dead letter, it was
+//! discarded, or it waits, if the run may end with some that wait. What Lago has is billed amount for amount, and nothing else is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -42,7 +42,7 @@ pub fn settle(stage: &Stage) -> String {
         stage.wrong(format!("{} rows committed and {} stored", written.len(), stored.order.len()));
     }
     format!(
-        "{} rows, {} events in Lago, {top_ups}, {} dead or discarded",
+        "{} rows, {} events in Lago, {top_ups}, {} dead, discarded or waiting",
         written.len(),
         stored.order.len(),
         forgiven.len()
@@ -72,7 +72,8 @@ fn stored(stage: &Stage) -> Stored {
 fn forgiven(stage: &Stage) -> BTreeMap<String, String> {
     let rows = stage.rows(
         "select coalesce(name_of(sync, payload::jsonb), ''), reason from lago_push.dead_letters
-         union all select name, 'discarded' from discarded",
+         union all select name, 'discarded' from discarded
+         union all select name_of(sync, payload::jsonb), 'waiting: ' || last_error from lago_push.outbox",
     );
     let mut forgiven = BTreeMap::new();
     for row in rows {
@@ -101,7 +102,8 @@ fn check_ledger(stage: &Stage) {
     }
     for row in stage.rows(
         "select l::text from lago_push.ledger l
-         where not balanced or pending <> 0
+         where not balanced
+            or pending <> (select count(*) from lago_push.outbox o where o.sync = l.sync)
             or captured <> (select count(*) from truth t where t.sync = l.sync)
             or dead <> (select count(*) from lago_push.dead_letters d where d.sync = l.sync)
             or discarded <> (select count(*) from discarded d where d.sync = l.sync)
@@ -255,5 +257,5 @@ fn check_top_ups(stage: &Stage, forgiven: &BTreeMap<String, String>) -> String {
     for name in times.keys() {
         stage.wrong(format!("invented: {name} was done and never committed"));
     }
-    format!("{} top-ups ({unknown} of them dead)", written.len())
+    format!("{} top-ups ({unknown} of them dead or waiting)", written.len())
 }

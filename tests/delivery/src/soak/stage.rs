@@ -13,6 +13,7 @@ use postgres::error::SqlState;
 use postgres::{Client, Row};
 use serde_json::json;
 
+use super::End;
 use super::lago::Lago;
 use crate::cluster::{Cluster, Options};
 use crate::wait::{PATIENCE, try_until};
@@ -258,8 +259,12 @@ impl Stage {
         self.rows(sql).iter().map(|row| row.get(0)).collect()
     }
 
-    pub fn is_flushed(&self) -> bool {
-        self.texts("select 'waiting' from lago_push.outbox limit 1").is_empty()
+    pub fn is_flushed(&self, end: End) -> bool {
+        let waiting = match end {
+            End::AllSettled => "true",
+            End::AllButQuestions => "sync <> 'top_ups' or last_error is null",
+        };
+        self.texts(&format!("select 'waiting' from lago_push.outbox where {waiting} limit 1")).is_empty()
     }
 
     pub fn worker(&self) -> Option<i32> {
