@@ -46,21 +46,21 @@ create function lago_push.create_sync(
     name text, source regclass, template text default null, mapper regprocedure default null, destination text default null,
     endpoint text default 'event', operations text[] default '{insert}', columns name[] default null,
     filter text default null, exclude name[] default null, method text default null, path text default null,
-    root text default null, headers jsonb default null, batch_size integer default 100, schedule text default null,
+    root text default null, headers jsonb default null, order_by text default null, batch_size integer default 100, schedule text default null,
     keep_replies interval default null, on_error text default 'dead_letter', unchanged text default 'send')
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
 
 create function lago_push.alter_sync(
     name text, source regclass default null, template text default null, mapper regprocedure default null, destination text default null,
     endpoint text default null, operations text[] default null, columns name[] default null,
     filter text default null, exclude name[] default null, method text default null, path text default null,
-    root text default null, headers jsonb default null, batch_size integer default null, schedule text default null,
+    root text default null, headers jsonb default null, order_by text default null, batch_size integer default null, schedule text default null,
     keep_replies interval default null, on_error text default null, unchanged text default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
 
 create function lago_push.activate(sync text)
 returns void
@@ -121,7 +121,7 @@ comment on function lago_push._caller() is 'Internal: the role that called the e
 comment on function lago_push._check_correction(bigint, integer, text, boolean, bytea) is 'Internal: refuses a payload Lago would not bill, and takes out of it what belongs into the path.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
-comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean) is 'Internal: refuses a template or path that cannot be applied to its source, or that Lago would not bill.';
+comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean, bytea) is 'Internal: refuses a template, path or order that cannot be applied to its source, or that Lago would not bill.';
 comment on function lago_push._check_schedule(text) is 'Internal: refuses a schedule that is neither an interval nor five cron fields.';
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
 comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
@@ -131,7 +131,7 @@ comment on function lago_push._has_captured() is 'Internal: whether the calling 
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
-comment on function lago_push._render_letter(integer, text, bytea, bytea) is 'Internal: renders the row of a dead letter again.';
+comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
 comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';
 comment on function lago_push._suggest(bytea, bytea, bytea, text[], bytea) is 'Internal: drafts a template.';

@@ -71,7 +71,7 @@ begin
         select n.last_id, n.picked into from_id, page from lago_push._next_letters(wanted.id, null, from_id, _redrive.filter) n;
         exit when from_id is null;
         for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
-            select letter.payload as payload, letter.path as path, false as skipped, null::text as reason into again;
+            select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
             if letter.payload is null then
                 if letter.source_row is null then
                     continue;
@@ -80,11 +80,12 @@ begin
                     update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
                     continue;
                 end if;
-                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.skipped,
+                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.key, r.skipped,
                        convert_from(r.reason, getdatabaseencoding()) as reason into again
                   from lago_push._render_letter(
                       wanted.id, letter.operation::text, convert_to(letter.source_row::text, getdatabaseencoding()),
-                      convert_to(letter.old_row::text, getdatabaseencoding())) r;
+                      convert_to(letter.old_row::text, getdatabaseencoding()),
+                      letter.id, (extract(epoch from letter.enqueued_at) * 1000000)::bigint) r;
             end if;
             if again.reason is not null then
                 update lago_push.dead_letter l set reason = again.reason where l.id = letter.id;
@@ -100,7 +101,7 @@ begin
             -- those that go one after the other.
             insert into lago_push.message (id, enqueued_at, sync_id, entered, operation, payload, path, key)
             values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.entered, letter.operation,
-                    again.payload, again.path, letter.key);
+                    again.payload, again.path, again.key);
             redriven := redriven + 1;
         end loop;
     end loop;

@@ -335,7 +335,7 @@ begin
     perform lago_push._check_recipe(
         convert_to(wanted.template, 'UTF8'), wanted.source, convert_to(wanted.endpoint, 'UTF8'), wanted.method,
         convert_to(wanted.path, 'UTF8'), wanted.root, wanted.operations,
-        convert_to(to_json(wanted.exclude)::text, 'UTF8'), wanted.mapper is not null);
+        convert_to(to_json(wanted.exclude)::text, 'UTF8'), wanted.mapper is not null, convert_to(wanted.order_by, 'UTF8'));
     if wanted.mapper is not null then
         perform lago_push._check_mapper(wanted.mapper, wanted.source);
     end if;
@@ -372,7 +372,7 @@ comment on function lago_push._try_to_attach(integer) is 'Internal: checks that 
 create function lago_push._create_sync(
     name text, source regclass, template text, mapper regprocedure, destination text,
     endpoint text, operations text[], columns name[],
-    filter text, exclude name[], method text, path text, root text, headers jsonb,
+    filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
     batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text)
 returns void
 language plpgsql
@@ -397,6 +397,7 @@ begin
     wanted.path := nullif(_create_sync.path, '');
     wanted.root := nullif(_create_sync.root, '');
     wanted.headers := coalesce(_create_sync.headers, '{}');
+    wanted.order_by := nullif(_create_sync.order_by, '');
     wanted.batch_size := coalesce(_create_sync.batch_size, 100);
     wanted.schedule := lago_push._schedule(_create_sync.schedule);
     wanted.keep_replies := _create_sync.keep_replies;
@@ -420,7 +421,7 @@ begin
     perform lago_push._wake();
 end
 $$;
-comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Internal: does lago_push.create_sync().';
+comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Internal: does lago_push.create_sync().';
 
 -- Purpose:    change a sync. Null leaves a parameter as it is; an empty text, array or interval takes it away.
 -- Locks:      where the trigger changes, SHARE ROW EXCLUSIVE on the source until commit; gives up after 5 seconds of waiting for it.
@@ -428,7 +429,7 @@ comment on function lago_push._create_sync(text, regclass, text, regprocedure, t
 create function lago_push._alter_sync(
     name text, source regclass, template text, mapper regprocedure, destination text,
     endpoint text, operations text[], columns name[],
-    filter text, exclude name[], method text, path text, root text, headers jsonb,
+    filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
     batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text)
 returns void
 language plpgsql
@@ -464,6 +465,8 @@ begin
         wanted.endpoint := 'manual';
     end if;
     wanted.headers := coalesce(_alter_sync.headers, wanted.headers);
+    -- Messages that wait keep the place in line they have.
+    wanted.order_by := nullif(coalesce(_alter_sync.order_by, wanted.order_by), '');
     wanted.batch_size := coalesce(_alter_sync.batch_size, wanted.batch_size);
     wanted.schedule := lago_push._schedule(coalesce(_alter_sync.schedule, wanted.schedule));
     wanted.keep_replies := nullif(coalesce(_alter_sync.keep_replies, wanted.keep_replies), '0');
@@ -484,10 +487,10 @@ begin
     end if;
     update lago_push.sync s
        set (source, destination_id, endpoint, template, mapper, operations, columns, filter, exclude, unchanged,
-            method, path, root, headers, batch_size, schedule, keep_replies, on_error)
+            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error)
          = (wanted.source, wanted.destination_id, wanted.endpoint, wanted.template, wanted.mapper, wanted.operations,
             wanted.columns, wanted.filter, wanted.exclude, wanted.unchanged, wanted.method, wanted.path, wanted.root,
-            wanted.headers, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error)
+            wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error)
      where s.id = old.id;
     if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
         or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
@@ -506,7 +509,7 @@ exception when lock_not_available then
         hint = 'Try again when long transactions on the table have ended.';
 end
 $$;
-comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, integer, text, interval, text, text) is 'Internal: does lago_push.alter_sync().';
+comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Internal: does lago_push.alter_sync().';
 
 -- Purpose:    remove the trigger that activate() made. One attached by hand stays: it is the user's.
 -- Returns:    whether there was one.

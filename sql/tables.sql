@@ -40,6 +40,8 @@ create table lago_push.api_key (
 );
 -- No policy: rows are hidden from everybody but the owner and superusers, pg_read_all_data included.
 alter table lago_push.api_key enable row level security;
+-- Nor may statistics hold any: pg_read_all_data reads those of every table.
+alter table lago_push.api_key alter column api_key set statistics 0;
 comment on table lago_push.api_key is 'The API key of each destination. Readable by the extension''s owner only, and in no dump.';
 
 create table lago_push.destination_health (

@@ -104,13 +104,20 @@ impl Buffer {
         self.entries.push(Entry { sync, operation, path, key, id: 0, body, owner });
     }
 
-    pub fn push_dead(&mut self, owner: Subtransaction, sync: i32, operation: Operation, dead: StillBorn) {
+    pub fn push_dead(
+        &mut self,
+        owner: Subtransaction,
+        sync: i32,
+        operation: Operation,
+        key: Option<i64>,
+        dead: StillBorn,
+    ) {
         self.other_bytes += dead.size();
         self.entries.push(Entry {
             sync,
             operation,
             path: None,
-            key: None,
+            key,
             id: 0,
             body: Body::Dead(Box::new(dead)),
             owner,

@@ -5,6 +5,7 @@
 //! application that its write neither waits for anything nor fails, unless the sync asks for that.
 
 use crate::buffer::{Buffer, Operation, StillBorn, Subtransaction};
+use crate::defaults::Origin;
 use crate::pg::cell;
 use crate::pg::trigger::{Fired, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
@@ -82,12 +83,15 @@ pub fn capture(fired: &Fired) {
             let mut payload = SCRATCH.take();
             payload.clear();
             match ready.recipe.make(operation, fired.row(), fired.old(), &mut payload) {
-                Ok(Made::Message(path)) => with_buffer(|buffer, current| {
-                    buffer.push_payload(current, ready.sync, operation, path, None, &payload)
+                Ok(Made::Message { path, key }) => with_buffer(|buffer, current| {
+                    buffer.push_payload(current, ready.sync, operation, path, key, &payload)
                 }),
                 Ok(Made::Skipped) => {}
                 Err(reason) => {
-                    unrendered(fired, ready.sync, &ready.name, reason, ready.on_error, &ready.excluded)
+                    let view = ready.recipe.view(Origin::Change, operation, fired.row(), fired.old());
+                    // In line all the same, unless that is what could not be told.
+                    let key = ready.recipe.order_key(&view).unwrap_or_default();
+                    unrendered(fired, ready.sync, &ready.name, key, reason, ready.on_error, &ready.excluded)
                 }
             }
             // One huge row should not stay allocated for the life of the backend.
@@ -95,12 +99,20 @@ pub fn capture(fired: &Fired) {
             SCRATCH.set(payload);
         }
         Compiled::Broken { sync, reason, on_error, excluded, .. } => {
-            unrendered(fired, *sync, &fired.argument(), reason.clone(), *on_error, excluded)
+            unrendered(fired, *sync, &fired.argument(), None, reason.clone(), *on_error, excluded)
         }
     }
 }
 
-fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: OnError, excluded: &[String]) {
+fn unrendered(
+    fired: &Fired,
+    sync: i32,
+    name: &str,
+    key: Option<i64>,
+    reason: String,
+    on_error: OnError,
+    excluded: &[String],
+) {
     if on_error == OnError::Raise {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -119,7 +131,7 @@ fn unrendered(fired: &Fired, sync: i32, name: &str, reason: String, on_error: On
         source_row: cell::row_to_json(fired.row(), excluded),
         old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
     };
-    with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), dead));
+    with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), key, dead));
 }
 
 fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {

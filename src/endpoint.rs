@@ -34,6 +34,8 @@ pub struct Endpoint {
     pub optional: &'static [&'static str],
     /// Further keys, which go into the query string and not into the body.
     pub query: &'static [&'static str],
+    /// What lago_push makes where a payload leaves it out.
+    pub supplied: &'static [Supplied],
     pub listing: Listing,
     pub batch: Batch,
     pub repeat: Repeat,
@@ -44,6 +46,32 @@ impl Endpoint {
     /// Every key that has an effect, as far as is known.
     pub fn keys(&self) -> impl Iterator<Item = &'static str> {
         self.required.iter().chain(self.any_of).chain(self.optional).chain(self.query).copied()
+    }
+
+    /// Whether lago_push makes a key where a payload leaves it out.
+    pub fn supplies(&self, key: &str) -> bool {
+        self.supplied.iter().any(|supplied| supplied.key() == key)
+    }
+}
+
+/// What lago_push can make for a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supplied {
+    /// An id of the change, made of the primary key: without it there is no event.
+    Identity,
+    /// When the transaction that changed the row began.
+    Time,
+    /// The id among a top-up's metadata, by which it can be found after a reply that never came.
+    Label,
+}
+
+impl Supplied {
+    pub fn key(self) -> &'static str {
+        match self {
+            Supplied::Identity => "transaction_id",
+            Supplied::Time => "timestamp",
+            Supplied::Label => "metadata",
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! that respect the destination's limits and the order of each key, and the operator that a
 //! destination in trouble is probed by one request at a time, with growing pauses, while its messages
 //! wait unharmed. What may share a request is in [`queue`], whose turn it is among messages of one key
-//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`].
+//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`], and what becomes of
+//! one that does harm to all others in [`suspicion`].
 #![forbid(unsafe_code)]
 
 mod flow;
@@ -13,6 +14,7 @@ mod pace;
 #[cfg(test)]
 mod properties;
 mod queue;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use self::flow::{Flow, Permit, Role};
 use self::order::{Due, Entered, Order, Place};
 use self::pace::{Bucket, Quotas};
 use self::queue::Queue;
+use self::suspicion::{Load, Suspicion};
 use crate::backoff::Dice;
 use crate::call::Category;
 use crate::cursor::Range;
@@ -61,8 +64,7 @@ pub enum Next {
 /// A request that has come back, for [`Lane::observe`].
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
-    /// The message that led it.
-    first: i64,
+    load: Load,
     category: Category,
     role: Role,
 }
@@ -88,6 +90,7 @@ pub struct Lane {
     flow: Flow,
     bucket: Bucket,
     quotas: Quotas,
+    suspicion: Suspicion,
 }
 
 /// What went last: questions and deliveries take turns.
@@ -114,6 +117,7 @@ impl Lane {
             flow: Flow::new(limits.connections),
             bucket: Bucket::new(limits.rate),
             quotas: Quotas::default(),
+            suspicion: Suspicion::default(),
         }
     }
 
@@ -192,9 +196,9 @@ impl Lane {
 
     /// The request that carried these messages is over.
     pub fn returned(&mut self, messages: &[Message]) -> Flight {
-        let first = messages.first().map_or(i64::MIN, |message| message.id);
-        let unknown = Flight { first, category: Category::Other, role: Role::Regular };
-        self.flights.remove(&first).unwrap_or(unknown)
+        let load = load(messages);
+        let unknown = Flight { load, category: Category::Other, role: Role::Regular };
+        self.flights.remove(&load.first).unwrap_or(unknown)
     }
 
     /// A message has left this lane: delivered, rejected, or given back.
@@ -207,7 +211,8 @@ impl Lane {
 
     /// A message has to go again, at once and before what came after it.
     pub fn resend(&mut self, message: Message, now: Instant) {
-        let due = self.order.again(Due { message, at: None });
+        let at = self.suspicion.wait(message.id).map(|wait| now + wait);
+        let due = self.order.again(Due { message, at });
         self.place(due, Some(now));
     }
 
@@ -257,7 +262,12 @@ impl Lane {
         dice: &mut Dice,
     ) -> Option<Duration> {
         self.quotas.observe(flight.category, allowance, now);
-        self.flow.observe(flight.role, flight.first, condition, now, dice)
+        let pause = self.flow.observe(flight.role, flight.load.first, condition, now, dice)?;
+        // A server that asks for a pause has read no message, and a probe shows nothing new.
+        if let (Role::Regular, Condition::Trouble { wait: None, .. }) = (flight.role, condition) {
+            self.suspicion.strike(flight.load);
+        }
+        Some(pause)
     }
 
     /// Forgets trouble: the operator changed something, so it is worth trying at once, by one request.
@@ -352,9 +362,8 @@ impl Lane {
         for message in messages {
             self.order.moves(message, Place::UnderWay);
         }
-        if let Some(first) = messages.first().map(|message| message.id) {
-            self.flights.insert(first, Flight { first, category, role });
-        }
+        let load = load(messages);
+        self.flights.insert(load.first, Flight { load, category, role });
     }
 
     /// When there may be something to choose, where there is nothing now.
@@ -384,7 +393,7 @@ impl Lane {
             let Some(queue) = self.queues.get_mut(index) else { continue };
             let batch = match permit {
                 Permit::Probe { last } => queue.take_probe(last),
-                Permit::Regular | Permit::Nothing(_) => queue.take(now, in_flight),
+                Permit::Regular | Permit::Nothing(_) => queue.take(now, in_flight, &self.suspicion),
             };
             if let Some(batch) = batch {
                 self.turn = (index + 1) % self.queues.len();
@@ -448,6 +457,11 @@ impl Lane {
         self.messages = self.messages.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(message.payload.len());
     }
+}
+
+fn load(messages: &[Message]) -> Load {
+    let id = |message: Option<&Message>| message.map_or(i64::MIN, |message| message.id);
+    Load { first: id(messages.first()), last: id(messages.last()), messages: messages.len() }
 }
 
 fn queues(grouping: &Grouping) -> Vec<Queue> {

@@ -10,7 +10,7 @@
 //! | step | module |
 //! |---|---|
 //! | capture | [`capture`]: the trigger and the transaction; [`buffer`]: what it has captured; [`sync`]: which template applies |
-//! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`payload`]: what no template vouches for; [`suggest`] |
+//! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`defaults`], [`identity`]: what a template leaves out; [`order`]: what goes in line; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
 //! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
@@ -29,8 +29,10 @@ mod buffer;
 mod call;
 mod capture;
 mod cursor;
+mod defaults;
 mod destination;
 mod endpoint;
+mod identity;
 mod json;
 mod lane;
 mod launcher;
@@ -38,6 +40,7 @@ mod liquid;
 mod lookup;
 mod message;
 mod nearest;
+mod order;
 mod outbox;
 mod payload;
 mod pg;

@@ -1,14 +1,16 @@
 //! Recipe: everything that turns one row into one message, bound to one relation.
 //!
-//! Between capture and outbox. A recipe is a template or a mapper, a path if the row decides it, and
-//! the call whose demands the payload has to meet. Promises the outbox a payload that is valid JSON
+//! Between capture and outbox. A recipe is a template or a mapper, a path if the row decides it, what
+//! the messages are put in order by, and the call whose demands the payload has to meet. Promises the outbox a payload that is valid JSON
 //! (or empty, for a call without a body), and the operator a reason that names columns and keys,
 //! never what they hold.
 
 use crate::buffer::Operation;
 use crate::call::{Call, Method};
-use crate::endpoint::{self, Nature};
+use crate::defaults::{Defaults, Origin, PrimaryKey};
+use crate::endpoint::{self, Nature, Supplied};
 use crate::liquid::{self, Side};
+use crate::order::{self, OrderBy};
 use crate::payload;
 use crate::pg::mapper::{Mapped, Mapper};
 use crate::pg::trigger::{Stored, Tuple};
@@ -21,6 +23,7 @@ use pgrx::pg_sys;
 pub struct Sources {
     columns: Vec<Column>,
     excluded: Vec<String>,
+    key: PrimaryKey,
 }
 
 impl Sources {
@@ -31,7 +34,14 @@ impl Sources {
             .filter(|(name, ..)| !excluded.contains(name))
             .map(|(name, number, type_oid)| Column { name, number, type_oid })
             .collect();
-        Sources { columns, excluded }
+        let key = match trigger::primary_key(relation) {
+            None => PrimaryKey::None,
+            Some(names) => match names.iter().find(|name| excluded.contains(name)) {
+                Some(name) => PrimaryKey::Excludes(name.clone()),
+                None => PrimaryKey::Of(names),
+            },
+        };
+        Sources { columns, excluded, key }
     }
 
     pub fn excludes(&self, column: &str) -> bool {
@@ -43,7 +53,7 @@ impl Sources {
     }
 }
 
-/// Why a definition cannot be applied to a relation. `place` is `template` or `path`.
+/// Why a definition cannot be applied to a relation. `place` is `template`, `path` or `order_by`.
 #[derive(Debug)]
 pub enum Fault {
     Mistake { place: &'static str, mistake: Mistake },
@@ -59,14 +69,25 @@ pub struct Needs {
 struct Parsed {
     template: Option<Template>,
     path: Option<PathTemplate>,
+    order_by: Option<OrderBy>,
 }
 
-fn parse(call: &Call, template: Option<&str>, path: Option<&str>, has_mapper: bool) -> Result<Parsed, Fault> {
+/// The parts of a definition that are text.
+#[derive(Clone, Copy)]
+pub struct Texts<'a> {
+    pub template: Option<&'a str>,
+    pub path: Option<&'a str>,
+    pub order_by: Option<&'a str>,
+}
+
+fn parse(call: &Call, texts: Texts<'_>, has_mapper: bool) -> Result<Parsed, Fault> {
+    let Texts { template, path, order_by } = texts;
     let fault = |place| move |mistake| Fault::Mistake { place, mistake };
     // A path without holes is the call's own for every row.
     let path = path.filter(|path| path.contains("{{"));
     let path = path.map(template::path).transpose().map_err(fault("path"))?;
     let template = template.map(template::parse).transpose().map_err(fault("template"))?;
+    let order_by = order_by.map(order::parse).transpose().map_err(fault("order_by"))?;
     let mut template = template;
     if let (Some(template), Some(endpoint)) = (&mut template, call.endpoint) {
         let seconds = |key: &&str| endpoint::nature(endpoint, key) == Nature::UnixSeconds;
@@ -79,7 +100,7 @@ fn parse(call: &Call, template: Option<&str>, path: Option<&str>, has_mapper: bo
         None if has_mapper => {}
         None => check_bare(call).map_err(fault("template"))?,
     }
-    Ok(Parsed { template, path })
+    Ok(Parsed { template, path, order_by })
 }
 
 /// Checks a call that is made without a payload.
@@ -104,10 +125,17 @@ impl Parsed {
         template.map(|reference| ("template", reference)).chain(path.map(|reference| ("path", reference)))
     }
 
+    /// Those of what messages are put in order by.
+    fn order_references(&self) -> impl Iterator<Item = (&'static str, &liquid::Reference)> {
+        let columns = self.order_by.iter().flat_map(OrderBy::references);
+        columns.map(|reference| ("order_by", reference))
+    }
+
     /// Makes sure that every column that is named is there.
     fn find_columns(&self, sources: &Sources) -> Result<(), Fault> {
         let is_there = |name: &str| sources.columns.iter().any(|column| column.name == name);
-        match self.references().find(|(_, reference)| !is_there(&reference.column)) {
+        let mut references = self.references().chain(self.order_references());
+        match references.find(|(_, reference)| !is_there(&reference.column)) {
             None => Ok(()),
             Some((place, reference)) => {
                 let missing = Missing::new(&reference.column, reference.at, &sources.columns);
@@ -116,16 +144,57 @@ impl Parsed {
         }
     }
 
+    /// Makes sure that every event has an id: the template's, or one made of the primary key. Whether a
+    /// branch or a mapper gives one, its payloads show.
+    fn find_identity(&self, call: &Call, sources: &Sources) -> Result<(), Fault> {
+        let Some(template) = &self.template else { return Ok(()) };
+        let key = Supplied::Identity.key();
+        match sources.key.lack() {
+            Some(lack) if self.supplied(call).contains(&Supplied::Identity) && !template.has(key) => {
+                let mistake = Mistake {
+                    kind: MistakeKind::Malformed,
+                    what: format!("the template has no \"{key}\", and {lack}"),
+                    at: Position { line: 1, column: 1 },
+                    hint: format!(
+                        "give the table a primary key the sync may see, or name what tells its rows apart: \"{key}\": \"call-{{{{ row.id }}}}\""
+                    ),
+                };
+                Err(Fault::Mistake { place: "template", mistake })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What may have to be made for a payload.
+    fn supplied(&self, call: &Call) -> Vec<Supplied> {
+        let certain = |supplied: &Supplied| {
+            !self.is_program() && self.template.as_ref().is_some_and(|template| template.has(supplied.key()))
+        };
+        let all = call.endpoint.map_or(&[][..], |endpoint| endpoint.supplied);
+        all.iter().copied().filter(|supplied| !certain(supplied)).collect()
+    }
+
     fn whole(&self, side: Side) -> bool {
         let template = self.template.iter().map(Template::references);
-        let path = self.path.iter().map(PathTemplate::references);
-        template.chain(path).any(|references| references.whole.iter().any(|(used, _)| *used == side))
+        let line = |text: &PathTemplate| text.references().clone();
+        let order_by = match &self.order_by {
+            Some(OrderBy::Text(text)) => Some(line(text)),
+            _ => None,
+        };
+        let path = self.path.as_ref().map(line);
+        template
+            .cloned()
+            .chain(path)
+            .chain(order_by)
+            .any(|references| references.whole.iter().any(|(used, _)| *used == side))
     }
 
     /// Whether any of it is Liquid beyond plain holes.
     fn computes(&self) -> bool {
         let computed = |piece: &Piece| matches!(piece, Piece::Expression(_) | Piece::Program(_));
-        self.path.is_some() || self.template.iter().any(|template| template.pieces.iter().any(computed))
+        self.path.is_some()
+            || matches!(self.order_by, Some(OrderBy::Text(_)))
+            || self.template.iter().any(|template| template.pieces.iter().any(computed))
     }
 
     fn is_program(&self) -> bool {
@@ -134,15 +203,10 @@ impl Parsed {
 }
 
 /// Checks a definition against a relation without binding it.
-pub fn check(
-    call: &Call,
-    template: Option<&str>,
-    path: Option<&str>,
-    has_mapper: bool,
-    sources: &Sources,
-) -> Result<Needs, Fault> {
-    let parsed = parse(call, template, path, has_mapper)?;
+pub fn check(call: &Call, texts: Texts<'_>, has_mapper: bool, sources: &Sources) -> Result<Needs, Fault> {
+    let parsed = parse(call, texts, has_mapper)?;
     parsed.find_columns(sources)?;
+    parsed.find_identity(call, sources)?;
     let names_old = parsed.references().any(|(_, reference)| reference.side == Side::Old);
     Ok(Needs { old_row: names_old || parsed.whole(Side::Old) })
 }
@@ -175,10 +239,10 @@ pub enum Unchanged {
 
 /// A definition as stored.
 pub struct Definition<'a> {
+    pub sync: &'a str,
     pub call: Call,
-    pub template: Option<&'a str>,
+    pub texts: Texts<'a>,
     pub mapper: Option<&'a str>,
-    pub path: Option<&'a str>,
     pub unchanged: Unchanged,
     /// The columns whose update counts; all that the definition uses, if none.
     pub counting: &'a [String],
@@ -188,6 +252,8 @@ pub struct Recipe {
     call: Call,
     maker: Maker,
     path: Option<PathTemplate>,
+    order: Order,
+    defaults: Defaults,
     bound: Vec<Bound>,
     proof: Proof,
     /// Values that all stay the same in an update that is skipped; empty if none is.
@@ -195,10 +261,19 @@ pub struct Recipe {
     named: Vec<String>,
 }
 
-/// What template or mapper made of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What messages are put in order by.
+enum Order {
+    /// Nothing: they go as they can.
+    Any,
+    Columns(Vec<Bound>),
+    Text(PathTemplate),
+}
+
+/// What template or mapper made of a row, and what it left out.
+#[derive(Debug)]
 pub enum Whole {
-    Payload,
+    /// With the payload read, if it has to be looked at.
+    Payload(Option<serde_json::Value>),
     /// Nothing to send.
     Skipped,
 }
@@ -206,8 +281,13 @@ pub enum Whole {
 /// What became of a row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Made {
-    /// A message; its payload has been written. With the request's path, if the row decides it.
-    Message(Option<Box<str>>),
+    /// A message; its payload has been written.
+    Message {
+        /// The request's, if the row decides it.
+        path: Option<Box<str>>,
+        /// Messages of a sync that have the same one go one after the other.
+        key: Option<i64>,
+    },
     /// Nothing to send.
     Skipped,
 }
@@ -219,10 +299,14 @@ impl Recipe {
         relation: pg_sys::Relation,
         sources: &Sources,
     ) -> Result<Recipe, String> {
-        let Definition { call, template, mapper, path, unchanged, counting } = definition;
-        let parsed = parse(&call, template, path, mapper.is_some()).map_err(|fault| fault.to_string())?;
+        let Definition { sync, call, texts, mapper, unchanged, counting } = definition;
+        let parsed = parse(&call, texts, mapper.is_some()).map_err(|fault| fault.to_string())?;
         parsed.find_columns(sources).map_err(|fault| fault.to_string())?;
-        let named: Vec<String> = parsed.references().map(|(_, reference)| reference.column.clone()).collect();
+        parsed.find_identity(&call, sources).map_err(|fault| fault.to_string())?;
+        let name = |(_, reference): (_, &liquid::Reference)| reference.column.clone();
+        let rendered: Vec<String> = parsed.references().map(name).collect();
+        let named: Vec<String> =
+            rendered.iter().cloned().chain(parsed.order_references().map(name)).collect();
         // What Liquid never asks for is not made ready for it: plain holes have their own way.
         let every = parsed.whole(Side::Row) || parsed.whole(Side::Old);
         let asked = |column: &&Column| parsed.computes() && (every || named.contains(&column.name));
@@ -238,7 +322,7 @@ impl Recipe {
         let whole = every || matches!(maker, Maker::Mapper(_));
         let counts = |column: &&Column| match (unchanged, counting) {
             (Unchanged::Send, _) => false,
-            (Unchanged::Skip, []) => whole || named.contains(&column.name),
+            (Unchanged::Skip, []) => whole || rendered.contains(&column.name),
             (Unchanged::Skip, counting) => counting.contains(&column.name),
         };
         let counting = sources
@@ -247,27 +331,52 @@ impl Recipe {
             .filter(counts)
             .filter_map(|column| trigger::stored(relation, column.number))
             .collect();
+        let is_program = parsed.is_program();
+        let defaults = Defaults::new(parsed.supplied(&call), sync, &sources.key, &sources.columns);
+        let order = match parsed.order_by {
+            None => Order::Any,
+            Some(OrderBy::Text(text)) => Order::Text(text),
+            Some(OrderBy::Columns(wanted)) => {
+                let column = |wanted: &liquid::Reference| {
+                    sources.columns.iter().find(|column| column.name == wanted.column).map(Bound::new)
+                };
+                Order::Columns(wanted.iter().filter_map(column).collect())
+            }
+        };
         let proof = match maker {
             Maker::Nothing => Proof::Given,
             _ if call.takes_from_payload() => Proof::EachPayloadAndTakenApart,
-            Maker::Template(_) if !parsed.is_program() => Proof::Given,
+            Maker::Template(_) if !is_program => Proof::Given,
             _ => Proof::EachPayload,
         };
-        Ok(Recipe { call, maker, path: parsed.path, bound, proof, counting, named })
+        Ok(Recipe { call, maker, path: parsed.path, order, defaults, bound, proof, counting, named })
     }
 
     pub fn call(&self) -> &Call {
         &self.call
     }
 
-    /// The columns that template and path name.
+    /// The columns that template, path and order_by name.
     pub fn named(&self) -> &[String] {
         &self.named
     }
 
-    /// Makes the message of a row: appends its payload to `out`, or says why there is none.
+    /// Makes the message of a row that has just been changed: appends its payload to `out`, or says why
+    /// there is none.
     pub fn make(
         &self,
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+        out: &mut Vec<u8>,
+    ) -> Result<Made, String> {
+        self.make_from(Origin::Change, operation, row, old, out)
+    }
+
+    /// The same for a row that comes from elsewhere.
+    pub fn make_from(
+        &self,
+        origin: Origin,
         operation: Operation,
         row: Tuple,
         old: Option<Tuple>,
@@ -278,19 +387,62 @@ impl Recipe {
         {
             return Ok(Made::Skipped);
         }
-        let view = self.view(operation, row, old);
+        let view = self.view(origin, operation, row, old);
         match self.payload(&view, out)? {
             Whole::Skipped => Ok(Made::Skipped),
-            Whole::Payload => Ok(Made::Message(self.address(&view, out)?)),
+            Whole::Payload(read) => {
+                let key = self.order_key(&view)?;
+                Ok(Made::Message { path: self.address(&view, read, out)?, key })
+            }
         }
     }
 
     /// A row as this recipe sees it.
-    pub fn view<'a>(&'a self, operation: Operation, row: Tuple, old: Option<Tuple>) -> RowView<'a> {
-        RowView::new(operation, row, old, &self.bound)
+    pub fn view<'a>(
+        &'a self,
+        origin: Origin,
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+    ) -> RowView<'a> {
+        RowView::new(operation, row, old, origin, &self.bound)
     }
 
-    /// First half of [`Recipe::make`]: the payload whole, as template or mapper make it.
+    /// What a row's message is put in order by, as a number. Rows without a value there are in order too.
+    pub fn order_key(&self, view: &RowView<'_>) -> Result<Option<i64>, String> {
+        let mut number = order::Number::default();
+        match &self.order {
+            Order::Any => return Ok(None),
+            Order::Columns(columns) => {
+                let mut value = Vec::new();
+                for column in columns {
+                    value.clear();
+                    match column.write_in_string(view.row, &mut value) {
+                        Some(written) => {
+                            written?;
+                            number.value(&value);
+                        }
+                        None => number.null(),
+                    }
+                }
+            }
+            Order::Text(text) => {
+                let rendering = liquid::Rendering::new(view);
+                let mut value = String::new();
+                for piece in &text.pieces {
+                    match piece {
+                        PathPiece::Literal(text) => value.push_str(text),
+                        PathPiece::Hole(hole) => value.push_str(&hole.text(&rendering)?),
+                    }
+                }
+                number.value(value.as_bytes());
+            }
+        }
+        Ok(Some(number.finish()))
+    }
+
+    /// First half of [`Recipe::make`]: the payload whole, as template or mapper make it, with what they
+    /// left out.
     pub fn payload(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Whole, String> {
         match &self.maker {
             Maker::Template(plan) => plan.render(view, out)?,
@@ -301,18 +453,30 @@ impl Recipe {
             },
             Maker::Nothing => {}
         }
-        Ok(Whole::Payload)
+        if self.proof == Proof::Given {
+            self.defaults.add(view, out)?;
+            return Ok(Whole::Payload(None));
+        }
+        let mut value: serde_json::Value =
+            encoding::json_from_server(out).map_err(|_| "the payload is nested too deeply".to_owned())?;
+        self.defaults.complete(&mut value, view, out)?;
+        Ok(Whole::Payload(Some(value)))
     }
 
     /// Second half: what belongs into the path is taken out of the payload. Gives the path, if the row
     /// decides it.
-    pub fn address(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<Option<Box<str>>, String> {
+    pub fn address(
+        &self,
+        view: &RowView<'_>,
+        read: Option<serde_json::Value>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Box<str>>, String> {
         let mut path = match &self.path {
             Some(path) => Some(self.fill(path, view)?),
             None => None,
         };
-        if self.proof != Proof::Given {
-            path = self.prove(out, path)?;
+        if let Some(value) = read {
+            path = self.prove(value, out, path)?;
         }
         if self.call.method == Method::Delete {
             out.clear();
@@ -322,9 +486,12 @@ impl Recipe {
 
     /// Looks at a payload, and takes out of it what belongs into the path, whose holes are filled by now.
     /// Gives the path, if the row decides it.
-    fn prove(&self, out: &mut Vec<u8>, path: Option<String>) -> Result<Option<String>, String> {
-        let value: serde_json::Value =
-            encoding::json_from_server(out).map_err(|_| "the payload is nested too deeply".to_owned())?;
+    fn prove(
+        &self,
+        value: serde_json::Value,
+        out: &mut Vec<u8>,
+        path: Option<String>,
+    ) -> Result<Option<String>, String> {
         if let Some(refusal) = payload::refusal(&self.call, &value) {
             return Err(refusal);
         }

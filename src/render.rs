@@ -4,6 +4,7 @@
 //! or a reason that names the column and never its value.
 
 use crate::buffer::Operation;
+use crate::defaults::Origin;
 use crate::endpoint::{Demand, Endpoint, LATEST_PLAUSIBLE_SECONDS, demand};
 use crate::json;
 use crate::liquid::{self, Datum, Expression, Program, Side};
@@ -63,6 +64,16 @@ impl Bound {
     pub fn new(column: &Column) -> Bound {
         Bound { name: column.name.clone(), number: column.number, kind: Kind::of(column.type_oid) }
     }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Appends the row's value as escaped text; none, and nothing, if it is null.
+    pub fn write_in_string(&self, row: Tuple, out: &mut Vec<u8>) -> Option<Result<(), String>> {
+        let written = self.kind.write(row.get(self.number)?, Place::InString, out);
+        Some(written.map_err(|why| explain(&self.name, &why)))
+    }
 }
 
 /// A row as Liquid sees it: nothing is converted that is not asked for.
@@ -70,12 +81,19 @@ pub struct RowView<'a> {
     pub operation: Operation,
     pub row: Tuple,
     pub old: Option<Tuple>,
+    pub origin: Origin,
     columns: &'a [Bound],
 }
 
 impl<'a> RowView<'a> {
-    pub fn new(operation: Operation, row: Tuple, old: Option<Tuple>, columns: &'a [Bound]) -> RowView<'a> {
-        RowView { operation, row, old, columns }
+    pub fn new(
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+        origin: Origin,
+        columns: &'a [Bound],
+    ) -> RowView<'a> {
+        RowView { operation, row, old, origin, columns }
     }
 }
 

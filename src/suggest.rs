@@ -43,6 +43,7 @@ pub fn template(call: &Call, table: &str, columns: &[Column], primary_key: &[Str
         .collect();
     let mut draft = Draft {
         table: plain_name(table),
+        has_key: !primary_key.is_empty(),
         // A part of a key tells no row from another.
         key: if key.len() == primary_key.len() { key } else { Vec::new() },
         columns,
@@ -59,7 +60,9 @@ pub fn template(call: &Call, table: &str, columns: &[Column], primary_key: &[Str
 struct Draft<'a> {
     table: String,
     columns: Vec<&'a Column>,
-    /// Empty when the primary key is unknown.
+    /// Then lago_push makes ids itself, and better ones: those of updates differ.
+    has_key: bool,
+    /// Empty when there is no primary key, or a template cannot name it.
     key: Vec<&'a Column>,
     used: BTreeSet<&'a str>,
     /// Keys and the JSON text of their values.
@@ -70,10 +73,13 @@ impl<'a> Draft<'a> {
     fn fill(&mut self, call: &Call, endpoint: &Endpoint) {
         for key in call.required() {
             let value = match (endpoint.name, key) {
-                ("event", "transaction_id") => self.identity(),
-                _ => self.found(endpoint, key).unwrap_or_else(|| placeholder(endpoint, key, &self.table)),
+                ("event", "transaction_id") if self.has_key => None,
+                ("event", "transaction_id") => Some(self.identity()),
+                // Better the time of the change than one nobody meant.
+                ("event", "timestamp") => self.found(endpoint, key),
+                _ => self.found(endpoint, key).or_else(|| Some(placeholder(endpoint, key, &self.table))),
             };
-            self.members.push((key.to_owned(), value));
+            self.members.extend(value.map(|value| (key.to_owned(), value)));
         }
         let before = self.members.len();
         for key in endpoint.any_of {
@@ -98,7 +104,7 @@ impl<'a> Draft<'a> {
                 self.add_leftovers("metadata", MOST_METADATA, LONGEST_METADATA_KEY);
             }
             // By it a top-up can be found again, after a reply that never came.
-            "wallet_transaction" => {
+            "wallet_transaction" if !self.has_key => {
                 let value = format!("[{{\"key\": \"source\", \"value\": {}}}]", self.identity());
                 self.members.push(("metadata".into(), value));
             }
@@ -435,7 +441,6 @@ mod tests {
         assert_eq!(
             draft,
             r#"{
-  "transaction_id": "api_calls-{{ row.id }}",
   "external_subscription_id": "{{ row.subscription }}",
   "code": "api_calls",
   "timestamp": {{ row.created_at }},
@@ -469,16 +474,18 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_primary_key_is_in_the_transaction_id() {
+    fn the_transaction_id_is_left_to_lago_push_where_there_is_a_primary_key() {
         let of = [("tenant", Integer), ("day", Moment), ("n", Integer)];
         let draft = drafted("event", "usage", &of, &["tenant", "day"]);
-        assert!(draft.contains(r#""usage-{{ row.tenant }}-{{ row.day }}""#), "{draft}");
+        assert!(!draft.contains("transaction_id"), "{draft}");
         assert!(draft.contains(r#""timestamp": {{ row.day }}"#), "{draft}");
         let of = [("subscription_id", Text), ("at", Moment)];
         let draft = drafted("event", "usage", &of, &["subscription_id", "at"]);
         assert!(draft.contains(r#""external_subscription_id": "{{ row.subscription_id }}""#), "{draft}");
         let draft = drafted("event", "usage", &[("a}}b", Integer), ("uuid", Other)], &["a}}b"]);
-        assert!(draft.contains(r#""usage-{{ row.uuid }}""#), "{draft}");
+        assert!(!draft.contains("transaction_id"), "{draft}");
+        let draft = drafted("event", "usage", &[("n", Integer), ("uuid", Other)], &[]);
+        assert!(draft.contains(r#""transaction_id": "usage-{{ row.uuid }}""#), "{draft}");
     }
 
     #[test]
@@ -507,16 +514,17 @@ mod tests {
     }
 
     #[test]
-    fn a_top_up_carries_what_it_can_be_found_by() {
+    fn a_top_up_of_a_table_without_key_carries_what_it_can_be_found_by() {
         let of = [("id", Integer), ("lago_wallet_id", Text), ("credits", Decimal)];
         let draft = drafted("wallet_transaction", "top_ups", &of, &["id"]);
-        for member in [
-            r#""wallet_id": "{{ row.lago_wallet_id }}""#,
-            r#""paid_credits": "{{ row.credits }}""#,
-            r#""metadata": [{"key": "source", "value": "top_ups-{{ row.id }}"}]"#,
-        ] {
+        for member in [r#""wallet_id": "{{ row.lago_wallet_id }}""#, r#""paid_credits": "{{ row.credits }}""#]
+        {
             assert!(draft.contains(member), "{member}: {draft}");
         }
+        assert!(!draft.contains("metadata"), "{draft}");
+        let draft = drafted("wallet_transaction", "top_ups", &of, &[]);
+        let label = r#""metadata": [{"key": "source", "value": "top_ups-{{ row.id }}"}]"#;
+        assert!(draft.contains(label), "{draft}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::buffer::Operation;
 use crate::call::Call;
 use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
-use crate::recipe::{Definition, Recipe, Sources, Unchanged};
+use crate::recipe::{Definition, Recipe, Sources, Texts, Unchanged};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -134,6 +134,7 @@ pub struct Stored {
     pub headers: String,
     on_error: OnError,
     state: String,
+    order_by: Option<String>,
 }
 
 /// Which sync is looked for.
@@ -174,6 +175,7 @@ pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
             headers: column(16).map(cell::jsonb_as_utf8)?,
             on_error: if text(20)? == "raise" { OnError::Raise } else { OnError::DeadLetter },
             state: text(21)?,
+            order_by: text(22),
         })
     })
 }
@@ -190,10 +192,14 @@ impl Stored {
     pub fn bind(&self, relation: pg_sys::Relation) -> Result<Recipe, String> {
         let call = self.call()?;
         let definition = Definition {
+            sync: &self.name,
             call,
-            template: self.template.as_deref(),
+            texts: Texts {
+                template: self.template.as_deref(),
+                path: self.path.as_deref(),
+                order_by: self.order_by.as_deref(),
+            },
             mapper: self.mapper.as_deref(),
-            path: self.path.as_deref(),
             unchanged: self.unchanged,
             counting: &self.columns,
         };

@@ -72,6 +72,11 @@ impl Template {
         &self.references
     }
 
+    /// Whether a key stands in every payload, or in some.
+    pub fn has(&self, name: &str) -> bool {
+        self.keys.iter().any(|key| key.name == name)
+    }
+
     /// Has moments in expressions and programs written as Unix seconds wherever they stand, unchanged
     /// by a filter, under the outermost key `name`. Plain holes are the renderer's own.
     pub fn write_times_as_seconds(&mut self, name: &str) {
@@ -153,7 +158,7 @@ pub enum Shape {
     Unknown,
 }
 
-/// A URL path with holes.
+/// A line of text with holes: a URL path, or what messages are put in order by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
     pub pieces: Vec<PathPiece>,
@@ -163,7 +168,7 @@ pub struct PathTemplate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathPiece {
     Literal(String),
-    /// Its text is to be percent-encoded.
+    /// In a path its text is to be percent-encoded.
     Hole(Expression),
 }
 
@@ -176,6 +181,11 @@ impl PathTemplate {
 /// Parses a URL path such as `/customers/{{ row.id }}/wallets`. Whether its literal parts make a path
 /// is for others to judge.
 pub fn path(text: &str) -> Result<PathTemplate, Mistake> {
+    line(text, "a path")
+}
+
+/// Parses text with holes and no tags; `what` is what errors call it.
+pub fn line(text: &str, what: &str) -> Result<PathTemplate, Mistake> {
     let mut path = PathTemplate { pieces: Vec::new(), references: References::default() };
     let mut at = 0;
     while let Some((start, kind)) = markup::next(text, at) {
@@ -183,7 +193,7 @@ pub fn path(text: &str) -> Result<PathTemplate, Mistake> {
         if kind == markup::Kind::Tag {
             return Err(markup::unsupported(
                 position,
-                "a path takes no tags ({% %})",
+                format!("{what} takes no tags ({{% %}})"),
                 "write {{ row.column }}, with filters if needed",
             ));
         }

@@ -12,6 +12,8 @@
 
 pub mod answer;
 pub mod any;
+#[cfg(test)]
+mod documented;
 mod events;
 mod listed;
 #[cfg(test)]

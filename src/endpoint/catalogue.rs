@@ -4,7 +4,7 @@
 //! the server was not read; hence most lists of keys are [`Listing::Open`].
 #![forbid(unsafe_code)]
 
-use super::{Batch, Endpoint, Listing, Repeat};
+use super::{Batch, Endpoint, Listing, Repeat, Supplied};
 
 /// What most calls have in common.
 const CALL: Endpoint = Endpoint {
@@ -16,6 +16,7 @@ const CALL: Endpoint = Endpoint {
     any_of: &[],
     optional: &[],
     query: &[],
+    supplied: &[],
     listing: Listing::Open,
     batch: Batch::One,
     repeat: Repeat::Safe,
@@ -29,6 +30,7 @@ pub const CATALOGUE: &[Endpoint] = &[
         root: Some("event"),
         required: &["transaction_id", "external_subscription_id", "code", "timestamp"],
         optional: &["properties", "precise_total_amount_cents"],
+        supplied: &[Supplied::Identity, Supplied::Time],
         listing: Listing::Complete,
         batch: Batch::UpTo { most: 100, path: "/events/batch", root: "events" },
         example: r#"{
@@ -281,11 +283,11 @@ pub const CATALOGUE: &[Endpoint] = &[
             "payment_method",
             "purchase_order_number",
         ],
+        supplied: &[Supplied::Label],
         repeat: Repeat::Never,
         example: r#"{
   "wallet_id": "{{ row.lago_wallet_id }}",
-  "paid_credits": "{{ row.credits }}",
-  "metadata": [{"key": "top_up", "value": "{{ row.id }}"}]
+  "paid_credits": "{{ row.credits }}"
 }"#,
         ..CALL
     },

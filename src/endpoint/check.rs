@@ -17,7 +17,8 @@ fn refuse(at: Position, what: impl Into<String>, hint: impl Into<String>) -> Res
 
 /// Checks a template against what the call reads.
 pub fn check(call: &Call, template: &Template) -> Result<(), Mistake> {
-    let required = call.required();
+    let mut required = call.required();
+    required.retain(|key| !call.endpoint.is_some_and(|endpoint| endpoint.supplies(key)));
     if template.keys.is_empty() && !may_be_without_keys(call, template) {
         let keys =
             if required.is_empty() { String::new() } else { format!(" with at least {}", list(&required)) };
@@ -34,7 +35,7 @@ pub fn check(call: &Call, template: &Template) -> Result<(), Mistake> {
         check_key(call, template, key)?;
     }
     for name in required {
-        if !has(template, name) {
+        if !template.has(name) {
             let hint = match mistyped(call, template, name) {
                 Some(key) => format!("write it instead of \"{key}\""),
                 None => missing_hint(call.endpoint, name),
@@ -58,10 +59,6 @@ fn may_be_without_keys(call: &Call, template: &Template) -> bool {
         _ => true,
     };
     call.required().is_empty() && (is_object || call.endpoint.is_none())
-}
-
-fn has(template: &Template, name: &str) -> bool {
-    template.keys.iter().any(|key| key.name == name)
 }
 
 /// The outer key in Lago's examples, pasted along with what it holds.
@@ -106,7 +103,7 @@ fn check_key(call: &Call, template: &Template, key: &Key) -> Result<(), Mistake>
         return refuse(
             key.at,
             "\"transaction_id\" is the same for every row, so Lago would bill one row and take all others for repeats",
-            "put the primary key into it: \"call-{{ row.id }}\"",
+            "put the primary key into it: \"call-{{ row.id }}\"; or leave it out, and lago_push makes one",
         );
     }
     Ok(())
@@ -191,7 +188,7 @@ fn check_shape(endpoint: &Endpoint, key: &Key, needed: bool) -> Result<(), Mista
 
 /// What no key shows alone.
 fn check_combination(endpoint: &Endpoint, template: &Template) -> Result<(), Mistake> {
-    if !endpoint.any_of.is_empty() && !endpoint.any_of.iter().any(|name| has(template, name)) {
+    if !endpoint.any_of.is_empty() && !endpoint.any_of.iter().any(|name| template.has(name)) {
         return refuse(
             START,
             format!("the template has none of {}", list(endpoint.any_of)),
@@ -207,7 +204,7 @@ fn check_combination(endpoint: &Endpoint, template: &Template) -> Result<(), Mis
     });
     if let Some(key) = adding
         && endpoint.name == "billable_metric"
-        && !has(template, "field_name")
+        && !template.has("field_name")
     {
         return refuse(
             key.at,
@@ -301,12 +298,6 @@ fn mistyped<'a>(call: &Call, template: &'a Template, wanted: &str) -> Option<&'a
 fn missing_hint(endpoint: Option<&Endpoint>, key: &str) -> String {
     let nature = endpoint.map_or(Nature::Plain, |endpoint| nature(endpoint, key));
     match (endpoint.map(|endpoint| endpoint.name), key) {
-        (Some("event"), "transaction_id") => {
-            "it is what keeps a retry from billing twice: \"transaction_id\": \"call-{{ row.id }}\"".into()
-        }
-        (Some("event"), "timestamp") => {
-            "without it Lago takes the time of receipt, and a retry may bill twice: \"timestamp\": {{ row.created_at }}".into()
-        }
         (Some("event"), "external_subscription_id") => {
             "Lago answers 200 to an event without a subscription and never bills it: \"external_subscription_id\": \"{{ row.subscription }}\"".into()
         }
@@ -428,8 +419,6 @@ mod tests {
     #[test]
     fn what_lago_would_refuse_or_silently_not_bill_is_refused() {
         let cases = [
-            ("event", "-transaction_id", "no \"transaction_id\""),
-            ("event", "-timestamp", "no \"timestamp\""),
             ("event", "-external_subscription_id", "no \"external_subscription_id\""),
             ("event", "-code", "no \"code\""),
             ("event", r#""externalSubscriptionId": "x""#, "reads no key"),
@@ -489,6 +478,8 @@ mod tests {
             ("event", r#""properties": {{ row.meta }}"#),
             ("event", r#""properties": null"#),
             ("event", r#""timestamp": "1710421740.123""#),
+            ("event", "-transaction_id"),
+            ("event", "-timestamp"),
             ("event", r#""precise_total_amount_cents": "{{ row.x }}""#),
             ("wallet_transaction", r#""paid_credits": "10.5""#),
             ("wallet_transaction", r#""metadata": [{"key": "a", "value": "b"}]"#),

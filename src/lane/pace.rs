@@ -105,9 +105,20 @@ fn burst(rate: f64) -> f64 {
 /// What the server said it still takes, of each category.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    events: Option<Quota>,
-    other: Option<Quota>,
+    events: Told,
+    other: Told,
 }
+
+#[derive(Debug, Default)]
+struct Told {
+    /// Of the window that has not ended.
+    quota: Option<Quota>,
+    /// How many requests a whole window takes, as far as it was ever said.
+    limit: Option<u32>,
+}
+
+/// When to look again for the first answer of a new window, if it does not come before.
+const ANSWER_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Quota {
@@ -123,7 +134,9 @@ struct Quota {
 impl Quotas {
     /// An answer came, which says what is left or does not.
     pub fn observe(&mut self, category: Category, said: Option<Allowance>, now: Instant) {
-        let slot = self.slot(category, now);
+        let told = self.told(category, now);
+        told.limit = said.and_then(|said| said.limit).or(told.limit);
+        let slot = &mut told.quota;
         match (slot.as_mut(), said) {
             (None, None) => {}
             (Some(quota), None) => quota.remaining = quota.remaining.saturating_sub(1),
@@ -148,7 +161,12 @@ impl Quotas {
     /// The moment to wait for, if no request of this category should go now. `unanswered` ones are
     /// under way: the server may or may not have counted them.
     pub fn wait(&mut self, category: Category, unanswered: usize, now: Instant) -> Option<Instant> {
-        let quota = self.slot(category, now).as_ref()?;
+        let told = self.told(category, now);
+        let Some(quota) = &told.quota else {
+            // A new window has begun: what is left of it is not said yet, but it is no more than a whole one.
+            let limit = told.limit?.max(1) as usize;
+            return (unanswered >= limit).then(|| now + ANSWER_PAUSE);
+        };
         if quota.remaining <= unanswered {
             return Some(quota.resets_at);
         }
@@ -157,7 +175,7 @@ impl Quotas {
 
     /// A request goes; `unanswered` went before it.
     pub fn take(&mut self, category: Category, unanswered: usize, now: Instant) {
-        let Some(quota) = self.slot(category, now) else { return };
+        let Some(quota) = &mut self.told(category, now).quota else { return };
         let left = quota.remaining.saturating_sub(unanswered).max(1);
         let scarce = quota.limit.is_none_or(|limit| left.saturating_mul(2) < limit as usize);
         let window = quota.resets_at.saturating_duration_since(now);
@@ -165,16 +183,16 @@ impl Quotas {
         quota.next_at = scarce.then(|| now + window / share);
     }
 
-    /// What is known of the window that has not ended.
-    fn slot(&mut self, category: Category, now: Instant) -> &mut Option<Quota> {
-        let slot = match category {
+    /// What is known of a category, without the window that has ended.
+    fn told(&mut self, category: Category, now: Instant) -> &mut Told {
+        let told = match category {
             Category::Events => &mut self.events,
             Category::Other => &mut self.other,
         };
-        if slot.as_ref().is_some_and(|quota| quota.resets_at <= now) {
-            *slot = None;
+        if told.quota.as_ref().is_some_and(|quota| quota.resets_at <= now) {
+            told.quota = None;
         }
-        slot
+        told
     }
 }
 
@@ -182,6 +200,18 @@ impl Quotas {
 mod tests {
     use super::*;
     use crate::backoff::Dice;
+
+    #[test]
+    fn a_new_window_is_not_met_with_more_than_a_whole_one_before_its_first_answer() {
+        let (mut quotas, now) = (Quotas::default(), Instant::now());
+        assert_eq!(quotas.wait(Category::Events, 99, now), None, "nothing is known yet");
+        let reset = Duration::from_secs(1);
+        quotas.observe(Category::Events, Some(Allowance { limit: Some(10), remaining: 0, reset }), now);
+        assert_eq!(quotas.wait(Category::Events, 0, now), Some(now + reset));
+        assert_eq!(quotas.wait(Category::Events, 9, now + reset), None);
+        assert!(quotas.wait(Category::Events, 10, now + reset).is_some());
+        assert_eq!(quotas.wait(Category::Other, 10, now + reset), None);
+    }
 
     /// When requests go, if somebody always waits, and comes up to `late` seconds too late.
     fn taken(

@@ -75,9 +75,9 @@ impl World {
     fn admit(&mut self, id: i64, pick: usize) {
         let key = [None, Some(1), Some(2), Some(3)][pick % 4];
         let sync = 1 + (pick / 4) as i32 % SYNCS;
-        let path = (pick % 11 == 0).then(|| format!("/things/{id}"));
+        let path = pick.is_multiple_of(11).then(|| format!("/things/{id}"));
         let message = Message { sync, key, path, ..Message::sample(id, &"x".repeat(pick % 7)) };
-        let due = (pick % 5 == 0).then(|| self.now + Duration::from_millis(pick as u64 % 900));
+        let due = pick.is_multiple_of(5).then(|| self.now + Duration::from_millis(pick as u64 % 900));
         self.held.insert(id, message.clone());
         self.lane.admit(message, due, self.now);
     }
@@ -85,7 +85,10 @@ impl World {
     fn send(&mut self) -> Option<Instant> {
         let request = match self.lane.next(self.now) {
             Next::Wait(until) => return until,
-            Next::Send(messages) => messages,
+            Next::Send(messages) => {
+                self.check_lowest_first(&messages);
+                messages
+            }
             Next::LookUp(message, _) => vec![message],
         };
         assert!(!request.is_empty());
@@ -113,6 +116,15 @@ impl World {
         }
     }
 
+    /// Where a lower id of the same key is known, it goes first, however late it came.
+    fn check_lowest_first(&self, request: &[Message]) {
+        for message in request.iter().filter(|message| message.key.is_some()) {
+            let lower = self.held.range(..message.id).map(|(_, other)| other);
+            let mut before = lower.filter(|other| (other.sync, other.key) == (message.sync, message.key));
+            assert!(before.next().is_none(), "{} goes before a lower one of its key", message.id);
+        }
+    }
+
     fn come_back(&mut self, pick: usize, kind: usize) {
         if self.under_way.is_empty() {
             return;
@@ -124,7 +136,7 @@ impl World {
             1 | 2 => Condition::Doubtful { why: String::new() },
             _ => Condition::Well,
         };
-        let allowance = (pick % 3 == 0).then(|| Allowance {
+        let allowance = pick.is_multiple_of(3).then(|| Allowance {
             limit: Some(20),
             remaining: (pick % 20) as u32,
             reset: Duration::from_millis(pick as u64 % 2000),

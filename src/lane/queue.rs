@@ -4,6 +4,7 @@
 //! what has to go apart from others goes in requests of its own, and takes turns with the rest.
 #![forbid(unsafe_code)]
 
+use super::suspicion::Suspicion;
 use crate::call::Category;
 use crate::message::Message;
 use std::collections::BTreeMap;
@@ -93,10 +94,10 @@ impl Queue {
     }
 
     /// The messages of the next request, if there is one to make.
-    pub fn take(&mut self, now: Instant, in_flight: usize) -> Option<Vec<Message>> {
+    pub fn take(&mut self, now: Instant, in_flight: usize, suspicion: &Suspicion) -> Option<Vec<Message>> {
         match self.take_turn(self.has_batch(now, in_flight))? {
             Turn::Set => self.sets.pop_first().map(|(_, set)| set),
-            Turn::Batch => Some(self.take_batch(now)),
+            Turn::Batch => Some(self.take_batch(now, suspicion)),
         }
     }
 
@@ -135,10 +136,12 @@ impl Queue {
     }
 
     /// A message with a path of its own goes alone.
-    fn take_batch(&mut self, now: Instant) -> Vec<Message> {
+    fn take_batch(&mut self, now: Instant, suspicion: &Suspicion) -> Vec<Message> {
+        let limit = self.ready.first_key_value().and_then(|(id, _)| suspicion.most_from(*id));
+        let most = limit.unwrap_or(self.most).min(self.most);
         let mut bytes = 0;
         let mut batch: Vec<Message> = Vec::new();
-        while let Some(next) = self.ready.first_entry().filter(|_| batch.len() < self.most) {
+        while let Some(next) = self.ready.first_entry().filter(|_| batch.len() < most) {
             bytes += next.get().payload.len();
             let fits = bytes <= MOST_BYTES && next.get().path.is_none();
             if !fits && !batch.is_empty() {

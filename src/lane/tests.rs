@@ -649,3 +649,115 @@ fn no_server_is_believed_that_stops_deliveries_for_long() {
     lane.observe(flight, &Condition::Well, Some(allowance), now, &mut Dice::new(1));
     assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(60))));
 }
+
+#[test]
+fn a_late_commit_goes_before_what_has_to_go_again() {
+    let now = Instant::now();
+    let again: [fn(&mut Lane, Message, Instant); 3] = [
+        |lane, message, now| lane.resend(message, now),
+        |lane, message, now| lane.resend_set(vec![message], now),
+        |lane, message, now| lane.retry(message, now, Duration::ZERO),
+    ];
+    for again in again {
+        let mut lane = new_lane(LIMITS, now);
+        lane.admit(of_key(7, 5), None, now);
+        let under_way = batch(lane.next(now));
+        lane.admit(of_key(7, 4), None, now);
+        lane.returned(&under_way);
+        again(&mut lane, of_key(7, 5), now);
+        assert_eq!(all_sent(&mut lane, now), [[4]]);
+        lane.settled(&of_key(7, 4));
+        assert_eq!(all_sent(&mut lane, now), [[5]]);
+    }
+}
+
+#[test]
+fn a_message_that_always_looks_like_an_outage_does_not_keep_back_the_others() {
+    let (start, poison, most) = (Instant::now(), 5, 300);
+    let mut lane = lane_with(Limits { connections: 1, rate: None }, 1..most, start);
+    let (mut now, mut requests) = (start, 0);
+    while lane.load().0 > 1 {
+        requests += 1;
+        let sent = match lane.next(now) {
+            Next::Send(sent) => sent,
+            Next::Wait(Some(until)) => {
+                now = until;
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        if sent.iter().any(|message| message.id == poison) {
+            answer(&mut lane, &sent, &trouble(), now);
+            for message in sent.into_iter().rev() {
+                lane.resend(message, now);
+            }
+        } else {
+            deliver(&mut lane, &sent, now);
+        }
+    }
+    assert!(requests < 130, "about as many as there are batches: {requests}");
+    assert!(now - start < Duration::from_secs(2), "{:?}", now - start);
+}
+
+#[test]
+fn a_throttled_destination_accuses_no_message() {
+    let mut now = Instant::now();
+    let mut lane = lane_with(LIMITS, 1..10, now);
+    let asks = Condition::Trouble { why: "429".into(), wait: Some(Duration::from_secs(1)) };
+    for _ in 0..5 {
+        let sent = batch(lane.next(now));
+        assert_eq!(sent.len(), 3);
+        answer(&mut lane, &sent, &asks, now);
+        for message in sent {
+            lane.resend(message, now);
+        }
+        now += Duration::from_secs(1);
+        let probe = batch(lane.next(now));
+        answer(&mut lane, &probe, &Condition::Well, now);
+        for message in probe {
+            lane.resend(message, now);
+        }
+    }
+}
+
+#[test]
+fn a_late_commit_displaces_a_message_of_a_set_and_leaves_the_others() {
+    let now = Instant::now();
+    let mut lane = new_lane(LIMITS, now);
+    let set = [of_key(7, 5), of_key(8, 6)];
+    for message in set.clone() {
+        lane.admit(message, None, now);
+    }
+    let under_way = batch(lane.next(now));
+    lane.returned(&under_way);
+    lane.resend_set(under_way, now);
+    lane.admit(of_key(7, 4), None, now);
+    assert_eq!(all_sent(&mut lane, now), [[6], [4]]);
+    lane.settled(&of_key(7, 4));
+    assert_eq!(all_sent(&mut lane, now), [[5]]);
+}
+
+#[test]
+fn a_message_with_a_path_of_its_own_has_no_company_to_wait_for() {
+    let now = Instant::now();
+    let mut lane = lane_with(LIMITS, 1..2, now);
+    assert_eq!(sent(lane.next(now)), [1]);
+    lane.admit(Message { path: Some("/a/2".into()), ..message(2) }, None, now);
+    assert_eq!(sent(lane.next(now)), [2]);
+}
+
+#[test]
+fn a_slow_rate_saves_nothing_up_while_there_is_nothing_to_send() {
+    let now = Instant::now();
+    let mut lane = lane_with(Limits { rate: Some(0.5), ..LIMITS }, 1..5, now);
+    assert_eq!(sent(lane.next(now)), [1, 2, 3]);
+    assert_eq!(lane.next(now), Next::Wait(Some(now + Duration::from_secs(2))));
+    lane.give_back(|_| true);
+    assert_eq!(lane.next(now), Next::Wait(None));
+    let later = now + Duration::from_secs(60);
+    for id in 6..12 {
+        lane.admit(message(id), None, later);
+    }
+    assert_eq!(sent(lane.next(later)), [6, 7, 8]);
+    assert_eq!(lane.next(later), Next::Wait(Some(later + Duration::from_secs(2))));
+}

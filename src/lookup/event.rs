@@ -118,7 +118,8 @@ fn moment(value: &Value) -> Option<BigDecimal> {
 /// Whether `theirs` is `ours` cut or rounded to milliseconds.
 fn is_same_millisecond(ours: &BigDecimal, theirs: &BigDecimal) -> bool {
     let apart = (ours - theirs) * BigDecimal::from(1000);
-    apart >= BigDecimal::new((-5).into(), 1) && apart < BigDecimal::from(1)
+    let (rounded_up, cut) = (BigDecimal::new((-5).into(), 1), BigDecimal::from(1));
+    apart >= rounded_up && apart < cut
 }
 
 #[cfg(test)]

@@ -79,11 +79,11 @@ fn lacking(call: &Call, key: &str, value: Option<&Value>) -> Option<Finding> {
         ),
         (Some("event"), "timestamp") => (
             "Lago would take the time of receipt, and a retry would be billed twice on its ClickHouse store",
-            "Write \"timestamp\": {{ row.created_at }}",
+            "Write \"timestamp\": {{ row.created_at }}, or leave it out: lago_push gives the time of the change",
         ),
         (Some("event"), "transaction_id") => (
             "it is what keeps a retry from being billed twice",
-            "Put the primary key into it: \"transaction_id\": \"call-{{ row.id }}\"",
+            "Put the primary key into it, or leave it out: lago_push makes one of the primary key",
         ),
         _ if keys_of_path(&call.path).contains(&key) => {
             ("the call's path is made of it", "Take it from a column that is never null or empty")

@@ -1,7 +1,7 @@
 //! Hooks into the server: one on utility commands, one on the log.
 
 use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::sync::OnceLock;
 
 /// A utility command lago_push has to know of.
@@ -208,30 +208,33 @@ fn may_hold_a_key(text: *const core::ffi::c_char) -> bool {
     SECRET_CALLS.iter().any(|call| text.contains(call))
 }
 
-/// Keeps API keys out of the log: the statement of a failing call, and the statement itself where
-/// log_statement or log_min_duration_statement asks for it.
+/// Keeps API keys out of the log: the statement of a failing call, the statement itself where
+/// log_statement or log_min_duration_statement asks for it, its parameters and its trees, and the lines
+/// that tell what led to an entry, which quote the statements of functions.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
     // SAFETY: the server passes the report it is about to write.
     let entry = unsafe { &mut *report };
     // SAFETY: a variable of the backend: the statement under way, or null.
-    let in_secret_call = may_hold_a_key(unsafe { pg_sys::debug_query_string });
+    let in_secret_call =
+        may_hold_a_key(unsafe { pg_sys::debug_query_string }) || may_hold_a_key(entry.context);
     if in_secret_call {
         entry.hide_stmt = true;
     }
+    let is_log = entry.elevel <= pgrx::PgLogLevel::LOG as i32;
     for text in [&mut entry.message, &mut entry.detail, &mut entry.detail_log, &mut entry.context] {
         // Parameters logged beside a secret call hold the key without its name.
         let parameters = in_secret_call && !text.is_null() && {
             // SAFETY: a C string of the report.
             unsafe { CStr::from_ptr(*text) }.to_string_lossy().to_ascii_lowercase().contains("parameters:")
         };
-        if entry.elevel <= pgrx::PgLogLevel::LOG as i32 && may_hold_a_key(*text) && statement_text(*text)
-            || parameters
-        {
-            let hidden = CString::new(HIDDEN.to_bytes()).unwrap_or_default();
-            // SAFETY: the copy lives in the report's own memory context, as the text it replaces did.
-            *text = unsafe { pg_sys::MemoryContextStrdup(entry.assoc_context, hidden.as_ptr()) };
+        if is_log && may_hold_a_key(*text) && statement_text(*text) || parameters {
+            hide(text, entry.assoc_context);
         }
+    }
+    // The trees of debug_print_parse and its like hold it byte by byte.
+    if is_log && in_secret_call && !entry.detail.is_null() {
+        hide(&mut entry.detail, entry.assoc_context);
     }
     if entry.sqlerrcode != PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32 && is_backtrace(entry.detail) {
         entry.detail = std::ptr::null_mut();
@@ -246,10 +249,25 @@ unsafe extern "C-unwind" fn on_log(report: *mut pg_sys::ErrorData) {
             Some(rest) => unsafe { entry.context.add(context.count_bytes() - rest.len()) },
         };
     }
+    if may_hold_a_key(entry.context) && quotes_a_statement(entry.context) {
+        hide(&mut entry.context, entry.assoc_context);
+    }
     if let Some(Some(previous)) = PREVIOUS_LOG.get() {
         // SAFETY: a hook another library installed before us, called as the server would.
         unsafe { previous(report) };
     }
+}
+
+fn hide(text: &mut *mut core::ffi::c_char, context: pg_sys::MemoryContext) {
+    // SAFETY: the copy lives in the report's own memory context, as the text it replaces did.
+    *text = unsafe { pg_sys::MemoryContextStrdup(context, HIDDEN.as_ptr()) };
+}
+
+/// Whether a context holds the text of what a function was doing, not only its place in it.
+fn quotes_a_statement(context: *const core::ffi::c_char) -> bool {
+    // SAFETY: checked by the caller not to be null; a C string.
+    let context = unsafe { CStr::from_ptr(context) }.to_bytes();
+    context.windows(4).any(|word| word == b"SQL ")
 }
 
 /// Whether a detail is the list of Rust's calls that pgrx adds to every error that passes through it

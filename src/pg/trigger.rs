@@ -128,6 +128,23 @@ impl Tuple {
         }
     }
 
+    /// The number of the command that wrote this version of the row, in the transaction under way; none
+    /// where a table's storage does not tell. The row is one this transaction has written.
+    pub fn command(self) -> Option<u32> {
+        // SAFETY: slots of a trigger call live as long as it.
+        let kind = unsafe { (*self.slot).tts_ops };
+        if !std::ptr::eq(kind, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            return None;
+        }
+        // SAFETY: a heap tuple's slot holds it with its header. Asked for by this function, a command is
+        // the one that wrote, even when a later one has overwritten its place there.
+        let command = unsafe {
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(self.slot, false, std::ptr::null_mut());
+            pg_sys::HeapTupleHeaderGetCmin((*tuple).t_data)
+        };
+        Some(command)
+    }
+
     /// The whole row as one composite value.
     pub fn composite(self) -> pg_sys::Datum {
         // SAFETY: the slot is filled; the copy is made in the current memory context.
@@ -205,6 +222,43 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
         .filter(|attribute| !attribute.attisdropped && attribute.attgenerated as u8 != b'v')
         .map(|attribute| (name_of(attribute), attribute.attnum, attribute.atttypid))
         .collect()
+}
+
+/// The columns of an open relation's primary key in the key's own order, which partitions share; none
+/// if it has no such key.
+pub fn primary_key(relation: pg_sys::Relation) -> Option<Vec<String>> {
+    let columns = columns(relation);
+    // SAFETY: the relation is open; what comes back is a list of OIDs in the current memory context, and a
+    // null pointer if there is none.
+    let indexes: Vec<pg_sys::Oid> = unsafe {
+        pg_sys::RelationGetIndexList(relation).as_ref().map_or_else(Vec::new, |list| {
+            let cells = std::slice::from_raw_parts(list.elements, usize::try_from(list.length).unwrap_or(0));
+            cells.iter().map(|cell| cell.oid_value).collect()
+        })
+    };
+    let numbers = indexes.into_iter().find_map(|index| {
+        // SAFETY: a catalog lookup inside a transaction.
+        let row = unsafe {
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::INDEXRELID as i32, pg_sys::Datum::from(index))
+        };
+        if row.is_null() {
+            return None;
+        }
+        // SAFETY: a row of pg_index, of which indkey holds indnatts numbers, the key's own first.
+        let numbers = unsafe {
+            let index: *const pg_sys::FormData_pg_index = pg_sys::GETSTRUCT(row).cast();
+            let key_columns = usize::try_from((*index).indnkeyatts).unwrap_or(0);
+            let numbers =
+                std::slice::from_raw_parts((&raw const (*index).indkey.values).cast::<i16>(), key_columns);
+            (*index).indisprimary.then(|| numbers.to_vec())
+        };
+        // SAFETY: gives back what was looked up.
+        unsafe { pg_sys::ReleaseSysCache(row) };
+        numbers
+    })?;
+    let name =
+        |number: &i16| columns.iter().find(|(_, column, _)| column == number).map(|(name, ..)| name.clone());
+    numbers.iter().map(name).collect()
 }
 
 /// Whether an open relation has a virtual generated column of that name.

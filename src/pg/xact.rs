@@ -86,6 +86,21 @@ pub fn assign_xid() {
     unsafe { pg_sys::GetCurrentTransactionId() };
 }
 
+/// The id of the top-level transaction with its epoch, so that it never comes again.
+pub fn top_id() -> u64 {
+    // SAFETY: inside a transaction; assigns an id if there is none.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// When the transaction began, as `now()` has it, in microseconds since the Unix epoch.
+pub fn began_unix_micros() -> i64 {
+    const DAY_MICROSECONDS: i64 = 86_400_000_000;
+    let shift = i64::from(pg_sys::POSTGRES_EPOCH_JDATE) - i64::from(pg_sys::UNIX_EPOCH_JDATE);
+    // SAFETY: reads a variable of the backend, inside a transaction.
+    let began = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+    began.saturating_add(shift * DAY_MICROSECONDS)
+}
+
 /// What an error caught in [`protected`] may say: its SQLSTATE, never its text, which may quote a row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caught {

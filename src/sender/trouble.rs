@@ -136,7 +136,8 @@ fn describe_tls(error: &rustls::Error) -> String {
         other => return other.to_string(),
     };
     match certificate {
-        UnknownIssuer => {
+        // The signature is wrong where another authority has the issuer's name: one that was made anew.
+        UnknownIssuer | BadSignature => {
             "the certificate is signed by nobody who is trusted here; name its authority in ca_file".into()
         }
         Expired | ExpiredContext { .. } => "the certificate has expired".into(),
@@ -147,6 +148,10 @@ fn describe_tls(error: &rustls::Error) -> String {
             "the certificate is for another host name than the URL's".into()
         }
         Revoked => "the certificate has been revoked".into(),
+        Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+            "the certificate is an authority's own, which no server may show; have it sign one for the server"
+                .into()
+        }
         _ => format!("the certificate is not valid: {error}"),
     }
 }

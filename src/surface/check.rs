@@ -4,7 +4,7 @@ use super::refuse;
 use crate::call::Call;
 use crate::endpoint::CATALOGUE;
 use crate::pg::{caller, encoding, trigger};
-use crate::recipe::{self, Fault, Sources};
+use crate::recipe::{self, Fault, Sources, Texts};
 use crate::template::{Mistake, MistakeKind};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -76,8 +76,8 @@ fn check_proxy(proxy: &str) {
     }
 }
 
-/// Refuses a template or path that cannot be applied to its source, or that Lago would not bill.
-/// Both are in UTF-8, whatever the database's encoding: pgrx takes text for UTF-8 without looking.
+/// Refuses a template, path or order that cannot be applied to its source, or that Lago would not bill.
+/// All are in UTF-8, whatever the database's encoding: pgrx takes text for UTF-8 without looking.
 #[pg_extern(name = "_check_recipe", volatile)]
 #[allow(clippy::too_many_arguments, reason = "a row of lago_push.sync")]
 fn check_recipe(
@@ -90,9 +90,11 @@ fn check_recipe(
     operations: Vec<String>,
     exclude: Option<&[u8]>,
     has_mapper: bool,
+    order_by: Option<&[u8]>,
 ) {
     let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let (template, path, endpoint) = (text(template), text(path), &*String::from_utf8_lossy(endpoint));
+    let (template, path, order_by) = (text(template), text(path), text(order_by));
+    let endpoint = &*String::from_utf8_lossy(endpoint);
     let Some(call) = Call::of(endpoint, method, path.as_deref(), root) else {
         return refuse_endpoint(endpoint);
     };
@@ -100,7 +102,8 @@ fn check_recipe(
     let relation =
         unsafe { pgrx::PgRelation::with_lock(source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let sources = Sources::of(relation.as_ptr(), names(exclude));
-    let checked = recipe::check(&call, template.as_deref(), path.as_deref(), has_mapper, &sources);
+    let texts = Texts { template: template.as_deref(), path: path.as_deref(), order_by: order_by.as_deref() };
+    let checked = recipe::check(&call, texts, has_mapper, &sources);
     match checked {
         Ok(needs) if needs.old_row && operations.iter().all(|operation| operation == "insert") => refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -1,5 +1,6 @@
 //! Letters: what giving dead letters another try needs Rust for.
 
+use crate::defaults::Origin;
 use crate::pg::trigger::{self, Apart};
 use crate::pg::{caller, encoding, xact};
 use crate::recipe::Made;
@@ -9,15 +10,18 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// Renders the row of a dead letter again, by the sync as it is now. Gives the payload, in the
-/// database's encoding, and the path; or that there is nothing to send any more; or the reason why it
-/// still cannot be rendered. The rows are JSON text, in the database's encoding too.
+/// database's encoding, the path, and what it is put in order by; or that there is nothing to send any more; or the reason why it
+/// still cannot be rendered. The rows are JSON text, in the database's encoding too. What the template
+/// leaves out is made of the letter's number and the time of its capture.
 #[pg_extern(name = "_render_letter", volatile)]
-#[allow(clippy::type_complexity, reason = "one row of four columns")]
+#[allow(clippy::type_complexity, reason = "one row of five columns")]
 fn render_letter(
     sync_id: i32,
     operation: &str,
     source_row: &[u8],
     old_row: Option<&[u8]>,
+    letter: i64,
+    captured_unix_micros: i64,
 ) -> TableIterator<
     'static,
     (
@@ -25,17 +29,22 @@ fn render_letter(
         name!(path, Option<String>),
         name!(skipped, bool),
         name!(reason, Option<Vec<u8>>),
+        name!(key, Option<i64>),
     ),
 > {
-    TableIterator::once(match render(sync_id, operation, source_row, old_row) {
-        Ok((payload, Made::Message(path))) => (Some(payload), path.map(String::from), false, None),
-        Ok((_, Made::Skipped)) => (None, None, true, None),
-        Err(reason) => (None, None, false, Some(encoding::storable(&reason).into_bytes())),
+    let origin = Origin::Letter { id: letter, unix_micros: captured_unix_micros };
+    TableIterator::once(match render(sync_id, origin, operation, source_row, old_row) {
+        Ok((payload, Made::Message { path, key })) => {
+            (Some(payload), path.map(String::from), false, None, key)
+        }
+        Ok((_, Made::Skipped)) => (None, None, true, None, None),
+        Err(reason) => (None, None, false, Some(encoding::storable(&reason).into_bytes()), None),
     })
 }
 
 fn render(
     sync_id: i32,
+    origin: Origin,
     operation: &str,
     source_row: &[u8],
     old_row: Option<&[u8]>,
@@ -73,7 +82,7 @@ fn render(
             let (row, old) = (rows.first()?.tuple(), rows.get(1).map(Apart::tuple));
             // A deleted row is its own older version.
             let old = if operation == Operation::Delete { Some(row) } else { old };
-            Some(recipe.make(operation, row, old, &mut payload))
+            Some(recipe.make_from(origin, operation, row, old, &mut payload))
         })
     });
     match made {

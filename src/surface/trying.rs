@@ -4,6 +4,7 @@ use super::check::names;
 use super::refuse;
 use crate::buffer::Operation;
 use crate::call::{Call, Method};
+use crate::defaults::Origin;
 use crate::destination;
 use crate::endpoint::Batch;
 use crate::message::{self, Message};
@@ -118,11 +119,11 @@ type Shown = (&'static str, &'static str, Option<String>, Option<Vec<u8>>, Vec<S
 
 fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<String>) -> Shown {
     let old = (operation != Operation::Insert).then(|| row.tuple());
-    let view = recipe.view(operation, row.tuple(), old);
+    let view = recipe.view(Origin::Look, operation, row.tuple(), old);
     let (call, mut payload, mut warnings) = (recipe.call(), Vec::new(), Vec::new());
     let own = shown_path(call);
     let dead = |reason: &str| format!("this row becomes a dead letter: {reason}");
-    let mut shown = match recipe.payload(&view, &mut payload) {
+    let (mut shown, read) = match recipe.payload(&view, &mut payload) {
         Err(reason) => {
             return (
                 operation.word(),
@@ -136,7 +137,7 @@ fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<St
             let why = "the mapper returns null for this row: nothing is sent";
             return (operation.word(), call.method.word(), Some(own.into()), None, vec![why.into()]);
         }
-        Ok(Whole::Payload) => payload.clone(),
+        Ok(Whole::Payload(read)) => (payload.clone(), read),
     };
     if let Ok(value) = encoding::json_from_server(&payload) {
         warnings.extend(payload::warnings(call, &value, unix_seconds()));
@@ -148,7 +149,7 @@ fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<St
             );
         }
     }
-    let path = match recipe.address(&view, &mut payload) {
+    let path = match recipe.address(&view, read, &mut payload) {
         Ok(path) => {
             shown = payload;
             path.map_or_else(|| own.to_owned(), String::from)

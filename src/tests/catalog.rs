@@ -26,7 +26,7 @@ mod tests {
         const LISTED: &[&str] = &[
             "function lago_push._activate(text)",
             "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
             "function lago_push._attach(integer)",
@@ -38,14 +38,14 @@ mod tests {
             "function lago_push._check_headers(jsonb)",
             "function lago_push._check_mapper(text,regclass)",
             "function lago_push._check_proxy(text)",
-            "function lago_push._check_recipe(bytea,oid,bytea,text,bytea,text,text[],bytea,boolean)",
+            "function lago_push._check_recipe(bytea,oid,bytea,text,bytea,text,text[],bytea,boolean,bytea)",
             "function lago_push._check_schedule(text)",
             "function lago_push._check_source(regclass)",
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
             "function lago_push._correct(bigint,text)",
             "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
@@ -69,7 +69,7 @@ mod tests {
             "function lago_push._preview(text,integer)",
             "function lago_push._redrive(text,text)",
             "function lago_push._release(text)",
-            "function lago_push._render_letter(integer,text,bytea,bytea)",
+            "function lago_push._render_letter(integer,text,bytea,bytea,bigint,bigint)",
             "function lago_push._rendered(integer,integer)",
             "function lago_push._resume(text)",
             "function lago_push._schedule(text)",
@@ -91,11 +91,11 @@ mod tests {
             "function lago_push._workers()",
             "function lago_push.activate(text)",
             "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
             "function lago_push.capture()",
             "function lago_push.correct(bigint,text)",
             "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,integer,text,interval,text,text)",
+            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
             "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
@@ -173,7 +173,7 @@ mod tests {
              destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], \
              columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], \
              method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, \
-             batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, \
+             order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, \
              on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text"
         );
         for (function, expected) in [

@@ -267,12 +267,12 @@ mod tests {
                 ],
             ),
             wrong(
-                with_template(&event_without("timestamp"), ""),
+                with_template(&event_without("code"), ""),
                 [
                     MALFORMED,
-                    "template, line 1, column 1: the template has no \"timestamp\"",
+                    "template, line 1, column 1: the template has no \"code\"",
                     "",
-                    "without it Lago takes the time of receipt, and a retry may bill twice: \"timestamp\": {{ row.created_at }}",
+                    "it is the code of the billable metric: \"code\": \"api_calls\"",
                 ],
             ),
             wrong(
@@ -386,7 +386,7 @@ mod tests {
                     MALFORMED,
                     "template, line 2, column 3: \"transaction_id\" is the same for every row, so Lago would bill one row and take all others for repeats",
                     "",
-                    "put the primary key into it: \"call-{{ row.id }}\"",
+                    "put the primary key into it: \"call-{{ row.id }}\"; or leave it out, and lago_push makes one",
                 ],
             ),
             wrong(

@@ -150,14 +150,6 @@ mod tests {
         stage::set();
         for (key, hint) in [
             (
-                "transaction_id",
-                r#"it is what keeps a retry from billing twice: "transaction_id": "call-{{ row.id }}""#,
-            ),
-            (
-                "timestamp",
-                r#"without it Lago takes the time of receipt, and a retry may bill twice: "timestamp": {{ row.created_at }}"#,
-            ),
-            (
                 "external_subscription_id",
                 r#"Lago answers 200 to an event without a subscription and never bills it: "external_subscription_id": "{{ row.subscription }}""#,
             ),
@@ -256,7 +248,7 @@ mod tests {
                     "22P02",
                     "template, line 2, column 3: \"transaction_id\" is the same for every row, so Lago would bill one row and take all others for repeats",
                     "",
-                    "put the primary key into it: \"call-{{ row.id }}\"",
+                    "put the primary key into it: \"call-{{ row.id }}\"; or leave it out, and lago_push makes one",
                 ],
             );
         }

@@ -105,8 +105,12 @@ fn unexplained(reply: &Reply, call: &Call, sent: &[Message]) -> Verdict {
             "the answer is {answer} and not Lago's: see what stands between here and Lago, and what it may dislike about this message"
         ),
     };
-    let condition = Condition::Doubtful { why: reason.clone() };
-    let [message] = sent else { return Verdict::all(sent.len(), Fate::Split, condition) };
+    let doubt = |next: &str| Condition::Doubtful { why: format!("the answer is {answer}: {next}") };
+    let [message] = sent else {
+        let condition = doubt("the request is halved, in case one message is to blame");
+        return Verdict::all(sent.len(), Fate::Split, condition);
+    };
+    let condition = doubt("Lago is asked whether it is well, in case this message is to blame");
     let same = match call.category() {
         Category::Events => LookUp::same_event(Cause::Failure, message, reason.clone()),
         Category::Other => None,

@@ -32,11 +32,13 @@ pub struct Options {
     pub fsync: bool,
     /// Further lines of postgresql.conf, as name and value.
     pub settings: Vec<(&'static str, String)>,
+    /// Variables of the server's environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new() }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -49,6 +51,12 @@ impl Options {
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((name, value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn with_environment(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 }
@@ -65,6 +73,7 @@ pub enum Stop {
 pub struct Cluster {
     programs: PathBuf,
     folder: PathBuf,
+    environment: Vec<(&'static str, String)>,
     postmaster: Mutex<Option<Child>>,
     /// Its end of file tells the guard that we are gone.
     guard: Mutex<Option<(Child, ChildStdin)>>,
@@ -81,6 +90,7 @@ impl Cluster {
             version: major_version(&programs),
             programs,
             folder,
+            environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         };
@@ -140,6 +150,7 @@ impl Cluster {
             let log = OpenOptions::new().create(true).append(true).open(self.log_file());
             let log = log.unwrap_or_else(|e| panic!("cannot open the server's log: {e}"));
             let mut command = self.server_program("postgres");
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // A group of its own: Ctrl-C is for the test run, which then takes the server down in order.
             command.process_group(0);

@@ -48,6 +48,11 @@ fn header<'a>(request: &'a RequestLog, name: &str) -> Vec<&'a str> {
     request.headers.iter().filter(named).map(|(_, value)| value.as_str()).collect()
 }
 
+/// On a server that gives a message up at its first failure.
+fn impatient() -> Scene {
+    Scene::on(Cluster::start(&Options::default().with("lago_push.max_attempts", "1")), Store::Postgres)
+}
+
 fn dead_letter(scene: &Scene, name: &str) -> String {
     let sql = format!("select min(reason) from lago_push.dead_letters where sync = '{name}'");
     wait_until("there is a dead letter", PATIENCE, || scene.value::<Option<String>>(&sql))
@@ -192,7 +197,7 @@ fn a_top_up_whose_reply_is_lost_is_not_made_again() {
 
 #[test]
 fn a_top_up_that_certainly_did_not_reach_lago_is_made_when_it_is_back() {
-    let scene = Scene::new();
+    let scene = impatient();
     manual(&scene, "top_ups", "POST", "/wallet_transactions", Some("wallet_transaction"));
     scene.lago.stop();
     enqueue(&scene, "top_ups", r#"{"wallet_id":"w","granted_credits":"5"}"#, None);
@@ -239,7 +244,7 @@ fn a_worker_sent_away_in_the_middle_of_its_work_comes_back_without_a_commit() {
 
 #[test]
 fn what_lago_will_never_take_is_a_dead_letter_that_says_why() {
-    let scene = Scene::new();
+    let scene = impatient();
     manual(&scene, "plans", "POST", "/plans", Some("plan"));
     manual(&scene, "subscriptions", "POST", "/subscriptions", Some("subscription"));
     manual(&scene, "nowhere", "POST", "/no_such_thing", None);

@@ -62,16 +62,6 @@ fn throttling_is_waited_out() {
 }
 
 #[test]
-fn a_refused_key_is_tried_again() {
-    recovers_from(Store::Postgres, Effect::status(401));
-}
-
-#[test]
-fn a_missing_permission_is_tried_again() {
-    recovers_from(Store::Postgres, Effect::status(403));
-}
-
-#[test]
 fn a_status_lago_never_sends_is_retried() {
     recovers_from(Store::Postgres, Effect::status(418));
 }

@@ -248,6 +248,9 @@ fn what_only_an_operator_can_mend_holds_the_destination_until_it_is_released() {
         scene.lago.fault(Fault::always(effect.clone()));
         scene.sql(&insert_rows("usage", 250));
         assert_says(&held(&scene), parts);
+        wait_until("nothing is under way", PATIENCE, || {
+            scene.value::<i64>("select sum(in_flight)::bigint from lago_push.destinations") == 0
+        });
         let before = scene.lago.request_count();
         scene.sql(&insert_rows("usage", 250));
         scene.lago.clear_faults();
