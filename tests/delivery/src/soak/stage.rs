@@ -35,16 +35,7 @@ pub struct Stage {
     pub lago: Lago,
     pub cluster: Arc<Cluster>,
     pub store: &'static str,
-    pub has: Has,
     wrong: Mutex<Vec<String>>,
-}
-
-/// What this version of the extension can do.
-#[derive(Clone, Copy, Debug)]
-pub struct Has {
-    pub ledger: bool,
-    pub order_by: bool,
-    pub discard: bool,
 }
 
 const TABLES: &str = "
@@ -165,15 +156,10 @@ impl Stage {
         let cluster = Cluster::start(&Options::default().with("max_connections", "40"));
         cluster.create_database(DATABASE);
         let lago = Lago::start(program, cluster.folder().join("lago.data"), store, FIRST_KEY);
-        let stage = Self {
-            has: Has { ledger: false, order_by: false, discard: false },
-            store,
-            lago,
-            cluster,
-            wrong: Mutex::new(Vec::new()),
-        };
+        let stage = Self { store, lago, cluster, wrong: Mutex::new(Vec::new()) };
         let wallet = stage.furnish_lago();
-        stage.furnish_database(&wallet)
+        stage.furnish_database(&wallet);
+        stage
     }
 
     /// Defines what usage is billed with; gives the wallet that top-ups go to.
@@ -193,7 +179,7 @@ impl Stage {
         wallets.first().and_then(|wallet| wallet["lago_id"].as_str()).expect("a wallet").to_owned()
     }
 
-    fn furnish_database(mut self, wallet: &str) -> Self {
+    fn furnish_database(&self, wallet: &str) {
         let mut db = self.cluster.connect(DATABASE);
         let mut run = |sql: &str| db.batch_execute(sql).unwrap_or_else(|e| panic!("{e:?}\nin: {sql}"));
         run("create extension lago_push");
@@ -205,33 +191,17 @@ impl Stage {
                                                  timeout => '1 s', connections => 8)",
             self.lago.url()
         ));
-        let mut db = self.cluster.connect(DATABASE);
-        let exists = |db: &mut Client, sql: &str| {
-            db.query_one(sql, &[]).unwrap_or_else(|e| panic!("{e:?}")).get::<_, bool>(0)
-        };
-        let takes =
-            "select exists (select from pg_proc p where pronamespace = 'lago_push'::regnamespace and ";
-        self.has = Has {
-            ledger: exists(&mut db, "select to_regclass('lago_push.ledger') is not null"),
-            order_by: exists(
-                &mut db,
-                &format!("{takes} proname = 'create_sync' and 'order_by' = any (proargnames))"),
-            ),
-            discard: exists(&mut db, &format!("{takes} proname = 'discard')")),
-        };
         for (table, endpoint, operations, order_by, template) in DEFINITIONS {
             let triggers = operations.trim_matches(['{', '}']).replace(',', " or ");
-            let order = order_by.filter(|_| self.has.order_by);
-            let order = order.map(|column| format!(", order_by => '{column}'")).unwrap_or_default();
+            let order = order_by.map(|column| format!(", order_by => '{column}'")).unwrap_or_default();
             let sql = format!(
                 "create trigger remember after {triggers} on {table} for each row execute function remember();
                  select lago_push.create_sync('{table}', source => '{table}', endpoint => '{endpoint}',
                                               operations => '{operations}', template => $soak${template}$soak${order});
                  select lago_push.activate('{table}')"
             );
-            db.batch_execute(&sql).unwrap_or_else(|e| panic!("{e:?}\nin: {sql}"));
+            run(&sql);
         }
-        self
     }
 
     /// A session, once the server takes one.
@@ -297,11 +267,10 @@ impl Stage {
     /// What a person would look at first.
     pub fn evidence(&self) -> String {
         let mut text = String::new();
-        let ledger = "select l::text from lago_push.ledger l";
         for (title, sql) in [
             ("status", "select s::text from lago_push.status s"),
             ("destination", "select d::text from lago_push.destinations d"),
-            ("ledger", if self.has.ledger { ledger } else { "select 'none'" }),
+            ("ledger", "select l::text from lago_push.ledger l"),
             (
                 "first in the outbox",
                 "select o::text from (select * from lago_push.outbox order by id limit 3) o",

@@ -402,9 +402,6 @@ impl<'a> Trouble<'a> {
     }
 
     fn discard(&mut self) {
-        if !self.stage.has.discard {
-            return self.redrive();
-        }
         let sync = self.one_of(&SYNCS);
         let half = if self.random.chance(50) { "id % 2 = 0" } else { "true" };
         let filter = format!("{} and {half}", Self::KNOWN);

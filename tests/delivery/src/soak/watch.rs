@@ -11,18 +11,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// The lines that do not balance, all of one snapshot.
 const LOOK: &str = "select l::text from lago_push.ledger l where balanced is not true";
-/// What must be true of every version: a view that answers.
-const LOOK_AT_STATUS: &str = "select s::text from lago_push.status s where pending < 0 or dead < 0";
 
 /// Looks until told to stop; gives how often it looked.
 pub fn watch(stage: &Stage, stop: &AtomicBool) -> u64 {
-    let sql = if stage.has.ledger { LOOK } else { LOOK_AT_STATUS };
     let mut looks = 0;
     let stopped = || stop.load(Ordering::Relaxed);
     while !stopped() {
         let Some(mut session) = stage.connect() else { break };
         while !stopped() {
-            match session.query(sql, &[]) {
+            match session.query(LOOK, &[]) {
                 Ok(rows) => {
                     looks += 1;
                     for row in rows {
