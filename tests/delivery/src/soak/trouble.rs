@@ -317,8 +317,10 @@ impl<'a> Trouble<'a> {
         let requests = 5 + self.random.below(40);
         let limit = json!({"requests": requests, "seconds": 1});
         let batch_limit = 1 + self.random.below(100);
-        match self.random.below(4) {
+        match self.random.below(5) {
             0 => self.settings(json!({"batch_limit": batch_limit})),
+            // An old version keeps what it refuses.
+            4 => self.settings(json!({"legacy_partial_batch": true})),
             1 => self.settings(json!({"rate_limit": limit, "rate_limit_of_others": null})),
             2 => self.settings(json!({"rate_limit": limit, "rate_limit_of_others": limit})),
             _ => self.settings(json!({"rate_limit": null, "rate_limit_of_others": null})),

@@ -29,8 +29,11 @@ pub fn write(stage: &Stage, number: u64, random: Random, stop: &AtomicBool) -> u
         let Some(mut session) = stage.connect() else { break };
         // A key may be locked by a transaction that is prepared and undecided. The errors provoked below would fill
         // the log that somebody reads when a seed fails.
-        let mut outcome =
-            session.batch_execute("set lock_timeout = '300 ms'; set log_min_messages = 'fatal'");
+        // Half of them write captured rows to the outbox in the middle of their larger statements.
+        let memory = if number % 2 == 0 { "64kB" } else { "4MB" };
+        let mut outcome = session.batch_execute(&format!(
+            "set lock_timeout = '300 ms'; set log_min_messages = 'fatal'; set lago_push.capture_memory = '{memory}'"
+        ));
         while outcome.is_ok() && !writer.stopped() {
             outcome = writer.one(&mut session);
             writer.rest();
@@ -100,7 +103,8 @@ impl Writer<'_> {
         match self.random.below(12) {
             0..=3 => self.calls(1),
             4 => {
-                let rows = 1 + self.random.below(150);
+                let most = if self.random.chance(10) { 600 } else { 150 };
+                let rows = 1 + self.random.below(most);
                 self.calls(rows)
             }
             5..=8 => self.jobs(),
