@@ -172,7 +172,7 @@ mod tests {
         for (order_by, message) in [
             ("{{ row.region", "order_by, line 1, column 1:"),
             ("{% if row.region %}x{% endif %}", "order_by, line 1, column 1: order_by takes no tags"),
-            ("{{ old.region }}", "order_by, line 1, column 1: order_by names old"),
+            ("{{ old.region }}", "order_by, line 1, column 4: order_by names old"),
             ("a,", "order_by, line 1, column 3: the name of a column is expected here"),
         ] {
             let [_, said, _, hint] = stage::failure(&create(order_by, ""));
