@@ -84,7 +84,7 @@ mod tests {
         insert(1, "'acme'", "'eu'");
         run("insert into public.calls (id, subscription) values (2, 'acme')");
         let expected = keys()[0].clone();
-        assert_eq!(texts("select key::text from lago_push.dead_letter"), [expected.clone()]);
+        assert_eq!(text("select key::text from lago_push.dead_letter"), expected);
         run("select lago_push.alter_sync('calls', template => replace((select template from lago_push.sync), '{{ row.created_at }}', '0'));
              select lago_push.redrive('calls')");
         assert_eq!(keys(), [expected.clone(), expected]);
