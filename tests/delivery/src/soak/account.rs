@@ -29,6 +29,7 @@ pub fn settle(stage: &Stage) -> String {
     let stored = stored(stage);
     let forgiven = forgiven(stage);
     check_log(stage);
+    check_deaths(stage);
     check_ledger(stage);
     check_usage(stage, &written, &stored, &forgiven);
     check_bill(stage, &stored);
@@ -92,6 +93,22 @@ fn check_log(stage: &Stage) {
     let log = stage.cluster.log();
     for line in log.lines().filter(|line| signs.iter().any(|sign| line.contains(sign))) {
         stage.wrong(format!("in the server's log: {line}"));
+    }
+}
+
+/// A message dies of nothing but what was wrong with itself, or because nobody can know whether a top-up was
+/// done: no outage, no refused key and no lost answer may kill one.
+fn check_deaths(stage: &Stage) {
+    for row in stage.rows(
+        "select l.sync || ' ' || coalesce(l.name, 'nameless') || ': ' || l.reason
+         from (select sync, name_of(sync, payload::jsonb) as name, reason from lago_push.dead_letters
+               union all select sync, name, reason from discarded) l
+         left join truth t on t.name = l.name
+         where (t.code = 'weighed' and l.reason like '%expression_evaluation_failed%') is not true
+           and not (l.sync = 'top_ups' and l.reason like '%outcome is unknown%')
+           and not exists (select from poisoned p where p.name = l.name)",
+    ) {
+        stage.wrong(format!("died of what was not its own: {}", row.get::<_, String>(0)));
     }
 }
 

@@ -46,7 +46,8 @@ const TABLES: &str = "
         key    text not null,
         amount numeric,
         code   text);
-    create table discarded (sync text not null, name text not null);
+    create table discarded (sync text not null, name text not null, reason text not null);
+    create table poisoned (name text not null);
     create table redriven (sync text not null, name text not null);
     create table keys (subscription text primary key);
 

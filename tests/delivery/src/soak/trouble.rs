@@ -304,6 +304,7 @@ impl<'a> Trouble<'a> {
         let newest = self.stage.texts("select coalesce(max(id), 0)::text from calls");
         let newest: u64 = newest.first().and_then(|id| id.parse().ok()).unwrap_or_default();
         let id = format!("calls-{}-1-insert", newest + 1 + self.random.below(20));
+        self.sql(&format!("insert into poisoned values ('{id}')"));
         let mut poison = json!({"do": "status", "status": 500, "transaction_id": id});
         if self.random.chance(50) {
             poison["always"] = json!(true);
@@ -409,7 +410,7 @@ impl<'a> Trouble<'a> {
         let filter = format!("{} and {half}", Self::KNOWN);
         self.sql(&format!(
             "begin isolation level repeatable read;
-             insert into discarded select sync, name_of(sync, payload::jsonb) from lago_push.dead_letters
+             insert into discarded select sync, name_of(sync, payload::jsonb), reason from lago_push.dead_letters
               where sync = '{sync}' and {filter};
              select lago_push.discard('{sync}', filter => $$ {filter} $$);
              commit"

@@ -30,7 +30,7 @@ pub fn write(stage: &Stage, number: u64, random: Random, stop: &AtomicBool) -> u
         // A key may be locked by a transaction that is prepared and undecided. The errors provoked below would fill
         // the log that somebody reads when a seed fails.
         // Half of them write captured rows to the outbox in the middle of their larger statements.
-        let memory = if number % 2 == 0 { "64kB" } else { "4MB" };
+        let memory = if number.is_multiple_of(2) { "64kB" } else { "4MB" };
         let mut outcome = session.batch_execute(&format!(
             "set lock_timeout = '300 ms'; set log_min_messages = 'fatal'; set lago_push.capture_memory = '{memory}'"
         ));
