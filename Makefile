@@ -6,7 +6,7 @@
 PG ?= $(shell scripts/postgres --default)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all lint bench clean
+.PHONY: help demo install test test-all soak lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,10 @@ test: ## every test, on one PostgreSQL (PG=15)
 test-all: ## every test, on PostgreSQL 14 to 18 (TEST_ALL=in-server: delivery tests on 15 only)
 	@scripts/prerequisites test 14 15 16 17 18
 	@scripts/test-all
+
+soak: ## random trouble of every kind, one line for each seed (SEEDS=1..50 or 3,17; SECONDS=8 of trouble each)
+	@scripts/prerequisites test $(PG)
+	@scripts/soak $(PG) "$(or $(SEEDS),1..10)" "$(or $(SECONDS),8)"
 
 lint: ## rustfmt and clippy, warnings are errors; shellcheck where it is installed
 	@scripts/prerequisites test $(PG)

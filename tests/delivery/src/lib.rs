@@ -8,6 +8,7 @@
 //! - [`oracle`]: whether what was committed is what will be billed
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
+//! - [`soak`]: everything that can go wrong, all at once
 #![forbid(unsafe_code)]
 
 pub mod cluster;
@@ -15,5 +16,6 @@ pub mod markdown;
 pub mod oracle;
 pub mod random;
 pub mod scene;
+pub mod soak;
 pub mod wait;
 pub mod writers;

@@ -13,6 +13,7 @@ pub struct Change {
     api_key: Option<String>,
     batch_limit: Option<usize>,
     denied: Option<Vec<Denied>>,
+    legacy_partial_batch: Option<bool>,
     rate_limit: Option<Option<RateLimit>>,
     rate_limit_of_others: Option<Option<RateLimit>>,
     latency: Option<Duration>,
@@ -33,6 +34,10 @@ impl Change {
                     let denied = value.as_array().ok_or("denied is an array")?;
                     change.denied = Some(denied.iter().map(permission).collect::<Result<_, _>>()?);
                 }
+                "legacy_partial_batch" => {
+                    let legacy = value.as_bool().ok_or("legacy_partial_batch is true or false")?;
+                    change.legacy_partial_batch = Some(legacy);
+                }
                 "rate_limit" => change.rate_limit = Some(rate_limit(value)?),
                 "rate_limit_of_others" => change.rate_limit_of_others = Some(rate_limit(value)?),
                 "latency_ms" => change.latency = Some(Duration::from_millis(number()?)),
@@ -51,6 +56,7 @@ impl Change {
             replace(&mut config.api_key, self.api_key);
             replace(&mut config.batch_limit, self.batch_limit);
             replace(&mut config.denied, self.denied);
+            replace(&mut config.legacy_partial_batch, self.legacy_partial_batch);
             replace(&mut config.rate_limit, self.rate_limit);
             replace(&mut config.rate_limit_of_others, self.rate_limit_of_others);
             replace(&mut config.latency, self.latency);
@@ -108,11 +114,12 @@ mod tests {
     fn only_the_keys_that_are_there_change() {
         assert_eq!(Change::read(&json!({})), Ok(Change::default()));
         let change = Change::read(&json!({
-            "api_key": "k", "denied": ["write event"], "rate_limit": {"requests": 5}, "rate_limit_of_others": null,
+            "api_key": "k", "denied": ["write event"], "legacy_partial_batch": true, "rate_limit": {"requests": 5}, "rate_limit_of_others": null,
         }));
         let expected = Change {
             api_key: Some("k".to_owned()),
             denied: Some(vec![Denied::write("event")]),
+            legacy_partial_batch: Some(true),
             rate_limit: Some(Some(RateLimit { requests: 5, window_seconds: 1 })),
             rate_limit_of_others: Some(None),
             ..Change::default()
