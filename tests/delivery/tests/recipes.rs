@@ -199,7 +199,7 @@ fn with_an_answer_lost() -> Scene {
     let scene = scene(Cluster::shared(), &[], &[]);
     scene.lago.define_customer("acme");
     let lost = Fault::next(1, Effect::Reset(Storing::Done)).on_path("/wallet_transactions");
-    scene.lago.fault(lost.on_body("\"3\""));
+    scene.lago.fault(lost.on_body("insert:3\""));
     scene
 }
 
