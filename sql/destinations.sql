@@ -54,6 +54,14 @@ begin
         raise exception using errcode = 'invalid_parameter_value',
             message = 'api_key_file and ca_file must be absolute paths on the server';
     end if;
+    -- Else whoever may make a destination could have any file of the server's sent to a URL of theirs.
+    if (api_key_file is not null or ca_file is not null)
+        and not pg_has_role(lago_push._caller()::oid, 'pg_read_server_files', 'MEMBER') then
+        raise exception using errcode = 'insufficient_privilege',
+            message = 'api_key_file and ca_file name files of the server, which this role may not read',
+            detail = format('Role %s is no member of pg_read_server_files.', lago_push._caller()),
+            hint = 'Give the key with api_key, or have a superuser: grant pg_read_server_files to ….';
+    end if;
     perform lago_push._check_headers(headers);
     if rate_limit is not null and (rate_limit <= 0 or rate_limit > 1000000) then
         raise exception using errcode = 'invalid_parameter_value',
@@ -155,7 +163,7 @@ begin
     changed.connect_timeout := coalesce(_alter_destination.connect_timeout, changed.connect_timeout);
     changed.read_timeout := coalesce(_alter_destination.read_timeout, changed.read_timeout);
     perform lago_push._check_destination(changed.url, changed.headers, changed.rate_limit, changed.connections,
-        changed.timeout, _alter_destination.api_key, _alter_destination.api_key_file, changed.ca_file, changed.proxy, changed.allow_http,
+        changed.timeout, _alter_destination.api_key, _alter_destination.api_key_file, _alter_destination.ca_file, changed.proxy, changed.allow_http,
         changed.connect_timeout, changed.read_timeout);
     update lago_push.destination d
        set url = changed.url, api_key_file = changed.api_key_file, headers = changed.headers,

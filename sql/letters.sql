@@ -61,6 +61,7 @@ declare
     redriven bigint := 0;
     skipped bigint := 0;
     captured bigint := 0;
+    path_of_each_row constant boolean := coalesce(wanted.path, (select e.path from lago_push.endpoints e where e.name = wanted.endpoint), '') ~ '\{';
 begin
     if _redrive.filter is not null then
         perform lago_push._check_filter(convert_to(_redrive.filter, getdatabaseencoding()));
@@ -72,6 +73,10 @@ begin
         exit when from_id is null;
         for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
             select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
+            if letter.payload is not null and letter.path is null and path_of_each_row then
+                update lago_push.dead_letter l set reason = 'the sync''s path is made of each row by now, and this message has none of its own' where l.id = letter.id;
+                continue;
+            end if;
             if letter.payload is null then
                 if letter.source_row is null then
                     continue;

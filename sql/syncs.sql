@@ -105,7 +105,8 @@ begin
             hint = 'For example: ''{"X-Tenant": "acme"}''.';
     end if;
     if exists (select from jsonb_object_keys(coalesce(headers, '{}')) h(name)
-                where lower(h.name) in ('authorization', 'content-type', 'content-length', 'host', 'accept', 'user-agent', 'connection', 'transfer-encoding')) then
+                where lower(h.name) in ('authorization', 'proxy-authorization', 'content-type', 'content-length', 'content-encoding', 'host', 'accept', 'accept-encoding',
+                    'user-agent', 'connection', 'transfer-encoding', 'te', 'expect')) then
         raise exception using errcode = 'invalid_parameter_value',
             message = 'headers sets a header that lago_push sets itself',
             hint = 'The API key goes into api_key, never into headers: headers are readable.';

@@ -36,7 +36,8 @@ begin
     sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
         || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
                 then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || target.headers || wanted.headers;
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
     return query
         select r.operation, r.method, target.url || r.path,
                sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,

@@ -7,6 +7,7 @@ use crate::buffer::Operation;
 use crate::endpoint::Supplied;
 use crate::identity::{Identity, push_part};
 use crate::json;
+use crate::lookup::MARK;
 use crate::pg::{encoding, xact};
 use crate::render::{Bound, Column, RowView};
 use serde_json::Value;
@@ -71,6 +72,13 @@ impl Defaults {
         Defaults { supplied, name }
     }
 
+    /// The columns that what may have to be made is made of.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        let needs_name = self.supplied.iter().any(|supplied| *supplied != Supplied::Time);
+        let key = self.name.as_ref().ok().filter(|_| needs_name).map_or(&[][..], |name| &name.key);
+        key.iter().map(Bound::name)
+    }
+
     /// Adds every key to a payload that is known to have none of them.
     pub fn add(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         self.supplied.iter().try_for_each(|supplied| self.add_one(*supplied, view, out).map(|_| ()))
@@ -127,7 +135,9 @@ impl Defaults {
                 },
             ),
             Supplied::Label => {
-                out.extend_from_slice(b"[{\"key\":\"lago_push\",\"value\":\"");
+                out.extend_from_slice(b"[{\"key\":");
+                json::push_string(out, MARK.as_bytes());
+                out.extend_from_slice(b",\"value\":\"");
                 self.push_identity(view, out)?;
                 out.extend_from_slice(b"\"}]");
             }

@@ -11,6 +11,8 @@ mod event;
 mod tests;
 mod top_up;
 
+pub use top_up::MARK;
+
 use crate::call::Call;
 use crate::message::{Message, Tried};
 use crate::verdict::answer::{self, in_short, is_lagos_error};

@@ -144,25 +144,13 @@ impl Parsed {
         }
     }
 
-    /// Makes sure that every event has an id: the template's, or one made of the primary key. Whether a
+    /// Why not every event would have an id: the template's, or one made of the primary key. Whether a
     /// branch or a mapper gives one, its payloads show.
-    fn find_identity(&self, call: &Call, sources: &Sources) -> Result<(), Fault> {
-        let Some(template) = &self.template else { return Ok(()) };
+    fn lacks_identity(&self, call: &Call, sources: &Sources) -> Option<String> {
         let key = Supplied::Identity.key();
-        match sources.key.lack() {
-            Some(lack) if self.supplied(call).contains(&Supplied::Identity) && !template.has(key) => {
-                let mistake = Mistake {
-                    kind: MistakeKind::Malformed,
-                    what: format!("the template has no \"{key}\", and {lack}"),
-                    at: Position { line: 1, column: 1 },
-                    hint: format!(
-                        "give the table a primary key the sync may see, or name what tells its rows apart: \"{key}\": \"call-{{{{ row.id }}}}\""
-                    ),
-                };
-                Err(Fault::Mistake { place: "template", mistake })
-            }
-            _ => Ok(()),
-        }
+        self.template.as_ref().filter(|template| !template.has(key))?;
+        let lack = sources.key.lack().filter(|_| self.supplied(call).contains(&Supplied::Identity))?;
+        Some(format!("the template has no \"{key}\", and {lack}"))
     }
 
     /// What may have to be made for a payload.
@@ -206,7 +194,15 @@ impl Parsed {
 pub fn check(call: &Call, texts: Texts<'_>, has_mapper: bool, sources: &Sources) -> Result<Needs, Fault> {
     let parsed = parse(call, texts, has_mapper)?;
     parsed.find_columns(sources)?;
-    parsed.find_identity(call, sources)?;
+    if let Some(what) = parsed.lacks_identity(call, sources) {
+        let key = Supplied::Identity.key();
+        let hint = format!(
+            "give the table a primary key the sync may see, or name what tells its rows apart: \"{key}\": \"call-{{{{ row.id }}}}\""
+        );
+        let at = Position { line: 1, column: 1 };
+        let mistake = Mistake { kind: MistakeKind::Malformed, what, at, hint };
+        return Err(Fault::Mistake { place: "template", mistake });
+    }
     let names_old = parsed.references().any(|(_, reference)| reference.side == Side::Old);
     Ok(Needs { old_row: names_old || parsed.whole(Side::Old) })
 }
@@ -302,7 +298,9 @@ impl Recipe {
         let Definition { sync, call, texts, mapper, unchanged, counting } = definition;
         let parsed = parse(&call, texts, mapper.is_some()).map_err(|fault| fault.to_string())?;
         parsed.find_columns(sources).map_err(|fault| fault.to_string())?;
-        parsed.find_identity(&call, sources).map_err(|fault| fault.to_string())?;
+        if let Some(lack) = parsed.lacks_identity(&call, sources) {
+            return Err(lack);
+        }
         let name = |(_, reference): (_, &liquid::Reference)| reference.column.clone();
         let rendered: Vec<String> = parsed.references().map(name).collect();
         let named: Vec<String> =
@@ -356,9 +354,9 @@ impl Recipe {
         &self.call
     }
 
-    /// The columns that template, path and order_by name.
-    pub fn named(&self) -> &[String] {
-        &self.named
+    /// The columns that template, path and order_by name, and those an id is made of.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().map(String::as_str).chain(self.defaults.columns())
     }
 
     /// Makes the message of a row that has just been changed: appends its payload to `out`, or says why
@@ -410,10 +408,11 @@ impl Recipe {
 
     /// What a row's message is put in order by, as a number. Rows without a value there are in order too.
     pub fn order_key(&self, view: &RowView<'_>) -> Result<Option<i64>, String> {
-        let mut number = order::Number::default();
+        let mut number;
         match &self.order {
             Order::Any => return Ok(None),
             Order::Columns(columns) => {
+                number = order::Number::default();
                 let mut value = Vec::new();
                 for column in columns {
                     value.clear();
@@ -435,6 +434,7 @@ impl Recipe {
                         PathPiece::Hole(hole) => value.push_str(&hole.text(&rendering)?),
                     }
                 }
+                number = order::Number::default();
                 number.value(value.as_bytes());
             }
         }

@@ -55,6 +55,7 @@ pub enum Errand {
 /// A request made.
 pub struct Done {
     pub lane: i32,
+    pub transport: Arc<Transport>,
     pub shape: Arc<Shape>,
     pub messages: Vec<Message>,
     pub errand: Errand,
@@ -142,8 +143,8 @@ fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, bu
             sent: Sent::Perhaps,
         });
         busy.fetch_sub(1, Ordering::SeqCst);
-        let Job { lane, shape, messages, errand, .. } = job;
-        if done.send(Done { lane, shape, messages, errand, outcome }).is_err() {
+        let Job { lane, transport, shape, messages, errand } = job;
+        if done.send(Done { lane, transport, shape, messages, errand, outcome }).is_err() {
             return;
         }
         // A full socket buffer means the worker has plenty of rings to hear.

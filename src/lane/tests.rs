@@ -428,7 +428,7 @@ fn a_late_commit_goes_before_a_retry_but_not_before_a_question() {
     lane.look_up(of_key(7, 4), question(wait), now);
     lane.admit(of_key(7, 3), None, now);
     assert_eq!(lane.next(now), Next::Wait(Some(now + wait)));
-    assert_eq!(lane.next(now + wait), Next::LookUp(of_key(7, 4), question(Duration::ZERO)));
+    assert_eq!(lane.next(now + wait), Next::LookUp(of_key(7, 4), question(wait)));
     lane.returned(&asked);
     lane.settled(&of_key(7, 4));
     assert_eq!(all_sent(&mut lane, now + wait), [[3]]);

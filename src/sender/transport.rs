@@ -82,16 +82,30 @@ impl Transport {
             Ok(ready) => ready,
             Err(why) => return Outcome::Unusable(why),
         };
-        let answer = match self.request(shape, messages, errand, key.as_ref()) {
-            Ok((head, body)) => send(&line, head, body),
-            Err(outcome) => return outcome,
+        let ask = |key: Option<&ApiKey>| {
+            let answer = match self.request(shape, messages, errand, key) {
+                Ok((head, body)) => send(&line, head, body),
+                Err(outcome) => return outcome,
+            };
+            let answered = answer.and_then(|response| self.read(response, &line, key));
+            answered.unwrap_or_else(|error| {
+                self.connections.give_up(&line);
+                let (patience, peer) = (Patience::of(&self.route), Peer::of(&self.route));
+                let why = trouble::describe(&error, &patience, peer);
+                Outcome::Failed { why, sent: trouble::sent(&error) }
+            })
         };
-        let answered = answer.and_then(|response| self.read(response, &line, key.as_ref()));
-        answered.unwrap_or_else(|error| {
-            self.connections.give_up(&line);
-            let (patience, peer) = (Patience::of(&self.route), Peer::of(&self.route));
-            Outcome::Failed { why: trouble::describe(&error, &patience, peer), sent: trouble::sent(&error) }
-        })
+        let outcome = ask(key.as_ref());
+        match (&outcome, &self.route.key) {
+            // The file may hold another key by now; Lago has done nothing with the one it does not know.
+            (Outcome::Reply(Reply { status: 401, .. }), source @ KeySource::File(_)) => {
+                match self.key.get(source) {
+                    Ok(fresh @ Some(_)) if fresh != key => ask(fresh.as_ref()),
+                    _ => outcome,
+                }
+            }
+            _ => outcome,
+        }
     }
 
     fn read(

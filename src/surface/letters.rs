@@ -65,7 +65,7 @@ fn render(
     // A column that was renamed or added since would be null here, and be billed as if it had been.
     let kept: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&encoding::to_utf8(source_row)).map_err(|_| "the kept row is no object")?;
-    if let Some(column) = recipe.named().iter().find(|column| !kept.contains_key(*column)) {
+    if let Some(column) = recipe.named().find(|column| !kept.contains_key(*column)) {
         return Err(format!("the kept row has no column \"{column}\""));
     }
     let table = trigger::qualified_name(stored.source);

@@ -14,7 +14,7 @@ use crate::pg::trigger::{self, Apart};
 use crate::pg::{caller, encoding, process, xact};
 use crate::recipe::{Recipe, Whole};
 use crate::request::Shape;
-use crate::sender::{Errand, Job, Senders, Transport, USER_AGENT};
+use crate::sender::{Done, Errand, Job, Senders, Transport, USER_AGENT};
 use crate::suggest::{self, ColumnKind};
 use crate::sync::{self, Stored, Wanted};
 use crate::verdict::{self, Fate, Outcome, Verdict};
@@ -268,23 +268,26 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     };
     let mut senders = Senders::new().map_err(|error| error.kind().to_string())?;
     let began = Instant::now();
-    let job = Job {
-        lane: stored.destination,
-        transport: Arc::new(Transport::new(destination.route.clone())),
-        shape: Arc::clone(&shape),
-        messages: vec![message],
-        errand: Errand::Deliver,
+    let transport = Arc::new(Transport::new(destination.route.clone()));
+    let mut run = |messages, errand| {
+        let (transport, shape) = (Arc::clone(&transport), Arc::clone(&shape));
+        run(&mut senders, Job { lane: stored.destination, transport, shape, messages, errand })
     };
-    senders.send(job).map_err(|_| "no thread could be started".to_owned())?;
-    // Cancelling leaves by unwinding; the thread ends with its request, and nobody asks for its reply.
-    let done = loop {
-        match senders.take_done() {
-            Some(done) => break done,
-            None => process::wait_for_bell(senders.descriptor()),
-        }
-    };
+    let done = run(vec![message], Errand::Deliver)?;
     let seconds = began.elapsed().as_secs_f64();
-    let judged = verdict::judge(&done.outcome, &shape.call, &done.messages);
+    let mut judged = verdict::judge(&done.outcome, &shape.call, &done.messages);
+    let mut asked = done.messages;
+    // What the worker would ask at once is asked here too.
+    for _ in 0..MOST_QUESTIONS {
+        let look = match judged.fates.first() {
+            Some(Fate::LookUp(look)) if look.wait.is_zero() => look.clone(),
+            _ => break,
+        };
+        let answer = run(asked, Errand::LookUp(look.clone()))?;
+        let Some(message) = answer.messages.first() else { break };
+        judged = look.judge(&answer.outcome, message);
+        asked = answer.messages;
+    }
     let (word, message) = in_words(judged, &shape.call);
     let (status, reply) = match done.outcome {
         Outcome::Reply(reply) => {
@@ -294,6 +297,21 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
         _ => (None, None),
     };
     Ok((status, reply, word, encoding::storable(&message), seconds))
+}
+
+/// Questions about one message that are asked while somebody waits.
+const MOST_QUESTIONS: usize = 5;
+
+/// Makes one request and waits for its end.
+fn run(senders: &mut Senders, job: Job) -> Result<Done, String> {
+    senders.send(job).map_err(|_| "no thread could be started".to_owned())?;
+    // Cancelling leaves by unwinding; the thread ends with its request, and nobody asks for its reply.
+    loop {
+        match senders.take_done() {
+            Some(done) => return Ok(done),
+            None => process::wait_for_bell(senders.descriptor()),
+        }
+    }
 }
 
 /// A verdict on one message, in the words of the design: delivered, rejected, retry, hold.
@@ -307,7 +325,9 @@ fn in_words(judged: Verdict, call: &Call) -> (&'static str, String) {
         Some(Fate::Duplicate) => ("delivered", "Lago has it already: it was sent before".into()),
         Some(Fate::Rejected { reason }) => ("rejected", reason),
         Some(Fate::Retry { reason } | Fate::Wait { reason }) => ("retry", reason),
-        Some(Fate::LookUp(look)) => ("retry", look.reason),
+        Some(Fate::LookUp(look)) => {
+            ("retry", format!("{}; Lago would be asked what became of it", look.reason))
+        }
         Some(Fate::Resend | Fate::ResendAlone | Fate::Split | Fate::SplitAndRemember) => {
             ("retry", "it would be sent again at once".into())
         }

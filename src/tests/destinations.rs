@@ -343,6 +343,48 @@ mod tests {
     }
 
     #[pg_test]
+    fn only_who_may_read_the_servers_files_names_one() {
+        stage::set();
+        run("create role clerk;
+             grant usage on schema lago_push to clerk;
+             grant execute on all functions in schema lago_push to clerk;
+             set local role clerk");
+        for setting in ["api_key_file => '/etc/passwd'", "ca_file => '/etc/passwd'"] {
+            for call in
+                ["create_destination('mine', 'https://evil.example/api/v1',", "alter_destination('lago',"]
+            {
+                let [sqlstate, message, detail, hint] =
+                    failure(&format!("select lago_push.{call} {setting})"));
+                assert_eq!(sqlstate, "42501", "{call} {setting}");
+                assert!(message.contains("files of the server"), "{message}");
+                assert!(detail.contains("clerk") && hint.contains("pg_read_server_files"), "{detail} {hint}");
+            }
+        }
+        run("reset role; update lago_push.destination set ca_file = '/ca.pem'; set local role clerk;
+             select lago_push.alter_destination('lago', connections => 3);
+             reset role; grant pg_read_server_files to clerk; set local role clerk;
+             select lago_push.create_destination('mine', 'https://lago.example/api/v1', ca_file => '/ca.pem')");
+    }
+
+    #[pg_test]
+    fn headers_lago_push_decides_on_are_refused() {
+        stage::set();
+        for header in
+            ["Authorization", "content-encoding", "Accept-Encoding", "Proxy-Authorization", "Expect", "TE"]
+        {
+            refuses_setting(
+                &format!("headers => '{{\"{header}\": \"x\"}}'"),
+                [
+                    "22023",
+                    "headers sets a header that lago_push sets itself",
+                    "",
+                    "The API key goes into api_key, never into headers: headers are readable.",
+                ],
+            );
+        }
+    }
+
+    #[pg_test]
     fn files_are_named_by_absolute_paths() {
         stage::set();
         let words = ["22023", "api_key_file and ca_file must be absolute paths on the server", "", ""];

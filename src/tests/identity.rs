@@ -68,17 +68,17 @@ mod tests {
                select lago_push.activate('calls')"#,
         );
         run(stage::INSERT);
+        let mut commands = Vec::new();
         for bytes in 0..5 {
             run(&format!("update public.calls set bytes = {bytes}"));
+            // Later its place in the row's header is taken by the command that overwrites the row.
+            commands.push(text("select to_hex(cmin::text::bigint) from public.calls"));
         }
         run("set constraints all immediate");
         let ids: Vec<String> = ids().into_iter().filter(|id| id.starts_with("calls:")).collect();
-        assert_eq!(ids.len(), 5);
+        let told: Vec<&str> = ids.iter().filter_map(|id| id.split('-').nth(1)).collect();
+        assert_eq!(told, commands, "{ids:?}");
         assert!(all_differ(&ids), "{ids:?}");
-        // What comes after its own row was overwritten is still told by the command that wrote it.
-        let commands: Vec<u32> =
-            ids.iter().filter_map(|id| u32::from_str_radix(id.split('-').nth(1)?, 16).ok()).collect();
-        assert!(commands.is_sorted_by(|a, b| a < b), "{commands:?}");
     }
 
     #[pg_test]
@@ -227,9 +227,7 @@ mod tests {
         run(stage::INSERT);
         assert_eq!(
             reasons(),
-            [
-                "the template cannot be used: the template has no \"transaction_id\", and the table has no primary key to make one of at line 1, column 1"
-            ]
+            ["the template has no \"transaction_id\", and the table has no primary key to make one of"]
         );
         run("alter table public.calls add primary key (id)");
         run("update public.calls set id = 2; insert into public.calls (id) values (3)");
@@ -249,11 +247,11 @@ mod tests {
         run("insert into public.calls (id) values (1)");
         assert_eq!(ids(), ["mapped:insert:1", "program:insert:1"]);
         run(r#"insert into public.calls (id, region) values (2, '{"transaction_id": null}')"#);
-        assert_eq!(reasons().len(), 2, "what a payload names is its own affair: {:?}", reasons());
+        assert_eq!(reasons().len(), 1, "what a payload names is its own affair: {:?}", reasons());
         assert!(reasons()[0].starts_with("\"transaction_id\" is null"), "{:?}", reasons());
         run("alter table public.calls drop constraint calls_pkey");
         run("insert into public.calls (id) values (3)");
-        let mapped = &reasons()[2];
+        let mapped = &reasons()[1];
         assert_eq!(
             mapped,
             "the payload has no \"transaction_id\", and the table has no primary key to make one of"

@@ -160,6 +160,20 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_message_without_a_path_stays_dead_where_each_row_makes_its_own_by_now() {
+        stage::set();
+        run("create table leavers (id int primary key);
+             select lago_push.create_sync('leavers', source => 'leavers', endpoint => 'manual', method => 'DELETE',
+                 path => '/customers/{{ row.id }}')");
+        rejected(7, "leavers", "", "no");
+        run("update lago_push.dead_letter set path = null");
+        assert_eq!(redrive("'leavers'"), "0");
+        assert!(reasons()[0].contains("the sync's path is made of each row by now"), "{:?}", reasons());
+        run("update lago_push.dead_letter set path = '/customers/7'");
+        assert_eq!(redrive("'leavers'"), "1");
+    }
+
+    #[pg_test]
     fn only_the_owner_of_a_table_redrives_its_letters() {
         by_the_maker(|| {
             let [sqlstate, message, ..] = failure("select lago_push.redrive('calls')");

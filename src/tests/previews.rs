@@ -26,7 +26,7 @@ mod tests {
     fn a_preview_shows_the_call_and_the_payload() {
         stage::set();
         run(
-            "select lago_push.alter_destination('lago', headers => '{\"X-Region\": \"eu\", \"X-Tenant\": \"a\"}')",
+            "select lago_push.alter_destination('lago', headers => '{\"X-Region\": \"eu\", \"X-Tenant\": \"a\", \"X-Api-Key\": \"hush\"}')",
         );
         stage::draft("calls", ", headers => '{\"X-Tenant\": \"b\"}'");
         run(INSERT);
@@ -39,7 +39,7 @@ mod tests {
         assert_eq!(
             preview("'calls'", "(headers - 'user-agent')::text"),
             [
-                r#"{"accept": "application/json", "X-Region": "eu", "X-Tenant": "b", "content-type": "application/json", "authorization": "Bearer ***"}"#
+                r#"{"accept": "application/json", "X-Region": "eu", "X-Tenant": "b", "X-Api-Key": "***", "content-type": "application/json", "authorization": "Bearer ***"}"#
             ]
         );
         assert_eq!(preview("'calls'", "warnings::text"), ["{}"]);

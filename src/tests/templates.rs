@@ -291,7 +291,7 @@ mod tests {
                 [&*sqlstate, &*message],
                 [
                     "22P02",
-                    "template, line 1, column 1: a template for event is a JSON object with at least transaction_id, external_subscription_id, code, timestamp"
+                    "template, line 1, column 1: a template for event is a JSON object with at least external_subscription_id, code"
                 ]
             );
             assert!(hint.starts_with("for example: {"), "{hint}");

@@ -15,6 +15,7 @@ use crate::pg::{process, xact};
 use crate::sender::{Done, Errand};
 use crate::verdict::{self, Condition, Fate, Outcome, Verdict};
 use crate::{settings, shared};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A reply kept with a dead letter is cut to this: enough for any error Lago explains.
@@ -51,7 +52,13 @@ impl Worker {
 
     fn apply(&mut self, done: Done, settlement: &mut Settlement) {
         let now = Instant::now();
-        let Verdict { fates, condition } = judge(&done);
+        let Verdict { fates, mut condition } = judge(&done);
+        let is_current =
+            self.transports.get(&done.lane).is_some_and(|current| Arc::ptr_eq(current, &done.transport));
+        if let (Condition::Hold { why }, false) = (&condition, is_current) {
+            // What was wrong with it may have been put right while this request was under way.
+            condition = Condition::Trouble { why: why.clone(), wait: None };
+        }
         let Some(lane) = self.lanes.get_mut(&done.lane) else {
             for message in &done.messages {
                 self.known.remove(&message.id);

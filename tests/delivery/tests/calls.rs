@@ -259,7 +259,7 @@ fn what_lago_will_never_take_is_a_dead_letter_that_says_why() {
     enqueue(&scene, "subscriptions", subscription, None);
     assert!(dead_letter(&scene, "subscriptions").contains("404 plan_not_found"));
     enqueue(&scene, "nowhere", r#"{"a":1}"#, None);
-    assert!(dead_letter(&scene, "nowhere").contains("check the path of the sync"));
+    assert!(dead_letter(&scene, "nowhere").contains("correct the path"));
     assert_eq!(scene.waiting(), 0);
 }
 

@@ -92,8 +92,9 @@ fn the_ledger_survives_a_crash() {
     refused(&scene, 40, 5);
     scene.sql("select lago_push.redrive('usage', 'id % 2 = 0'), lago_push.discard('usage', 'id % 2 = 1')");
     scene.sql(&insert_rows("usage", 500));
-    let worker = scene.wait_for_worker();
+    let (worker, mut witness) = (scene.wait_for_worker(), scene.db());
     scene.cluster.kill9(worker);
+    wait_until("the server has noticed", PATIENCE, || witness.simple_query("select 1").is_err());
     scene.cluster.wait_until_ready();
     wait_until("what was pending is delivered, or dead again", PATIENCE, || {
         let [captured, .., pending] = ledger(&scene);

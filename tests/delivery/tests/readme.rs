@@ -17,16 +17,20 @@ const NOT_RUN: [(&str, &str); 1] =
     [("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone")];
 
 /// String literals of the sources below that read like sentences and are none an operator sees.
-const NO_SENTENCES: [(&str, &str); 8] = [
+const NO_SENTENCES: [(&str, &str); 9] = [
     ("Bearer {key}", "a header"),
     ("lago_push sender", "the name of a thread"),
     ("failed to lookup address", "what the resolver says; shown as: the host name is not known"),
     ("there is none, and {} needs \"{key}\"", "a mistake create_sync reports"),
-    ("one row of four columns", "a word to clippy"),
+    ("one row of five columns", "a word to clippy"),
     ("the sync is gone", "cannot be: redrive holds the sync's lock"),
     ("invalid peer certificate", "what the TLS library says; shown as: TLS, and that"),
     (
         "write {{\"{key}\": \"{{{{ row.column }}}}\"}}, or a path with {{{{ row.column }}}} in it",
+        "a hint of create_sync",
+    ),
+    (
+        "give the table a primary key the sync may see, or name what tells its rows apart: \"{key}\": \"call-{{{{ row.id }}}}\"",
         "a hint of create_sync",
     ),
 ];
@@ -378,6 +382,7 @@ fn every_sentence_an_operator_can_meet_has_its_row() {
         "src/render.rs",
         "src/sync.rs",
         "src/recipe.rs",
+        "src/defaults.rs",
         "src/surface/letters.rs",
         "src/payload/faults.rs",
         "src/payload/request.rs",

@@ -38,6 +38,8 @@ fn talkative_cluster() -> Arc<Cluster> {
             .with("debug_print_parse", "on")
             .with("debug_print_rewritten", "on")
             .with("debug_print_plan", "on")
+            // Else a constant's bytes are spread over lines.
+            .with("debug_pretty_print", "off")
     };
     Arc::clone(SHARED.get_or_init(|| Cluster::start(&options())))
 }
@@ -184,7 +186,7 @@ fn assert_hidden_in_dump(scene: &Scene) {
 
 fn assert_hidden_in_log(scene: &Scene) {
     let log = scene.cluster.log();
-    for sign in ["create table usage", "DEBUG:  ", "rewritten parse tree:", "plan:"] {
+    for sign in ["create extension lago_push", "DEBUG:  ", "rewritten parse tree", "plan"] {
         assert!(log.contains(sign), "the log does not hold {sign}");
     }
     assert_hidden("the log", &log);
