@@ -23,6 +23,9 @@ const LONGEST_PEACE_MILLIS: u64 = 350;
 /// How long a killed process may go unnoticed, if it was still there when it was killed.
 const NOTICE: Duration = Duration::from_secs(10);
 
+/// A body with more bytes holds more than one event: a refusal nobody can read is the end of one that was alone.
+const SEVERAL_EVENTS: u64 = 400;
+
 pub struct Trouble<'a> {
     stage: &'a Stage,
     random: Random,
@@ -283,9 +286,9 @@ impl<'a> Trouble<'a> {
             json!({"do": "empty", "storing": "done"}),
             json!({"do": "empty"}),
             json!({"do": "html"}),
-            json!({"do": "invalid", "details": "soon", "path": "/events/batch"}),
-            json!({"do": "invalid", "details": {"first": 1}, "path": "/events/batch"}),
-            json!({"do": "invalid", "details": {"0": "expression"}, "cut": true, "path": "/events/batch"}),
+            json!({"do": "invalid", "details": "soon", "path": "/events/batch", "body_over": SEVERAL_EVENTS}),
+            json!({"do": "invalid", "details": {"first": 1}, "path": "/events/batch", "body_over": SEVERAL_EVENTS}),
+            json!({"do": "invalid", "details": {"0": "expression"}, "cut": true, "path": "/events/batch", "body_over": SEVERAL_EVENTS}),
         ];
         let mut chosen = Vec::new();
         for mut kind in kinds {
