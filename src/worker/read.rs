@@ -31,30 +31,23 @@ const LOST: &str = "the outcome is unknown: the worker ended while the call was 
 
 impl Worker {
     pub(super) fn read(&mut self, news: News) -> Result<Outbox, Failure> {
-        // Asked before the snapshot is taken: whoever sets the flag has committed, so this snapshot
-        // sees what it stands for.
+        // Asked before any snapshot is taken: whoever sets the flag has committed, so what is read then
+        // shows what it stands for.
         let redefined = self.slot.take_redefined() || self.directory.is_none() || !self.strangers.is_empty();
+        if redefined && self.learn()? == Outbox::Gone {
+            return Ok(Outbox::Gone);
+        }
         let asked_at = now_unix();
+        // Nothing is written in this transaction, so all it reads is of one snapshot: who sees a message
+        // sees all that were committed before it, and of one key they are admitted in that order.
         xact::in_transaction(|| {
-            if redefined {
-                if outbox::tables() != self.tables {
-                    return Ok(Outbox::Gone);
-                }
-                let directory = destination::read()?;
-                self.bury_strangers(&directory)?;
-                self.adopt(directory);
-                outbox::end_pauses(&self.statements)?;
-            }
-            if news == News::Yes {
-                self.cursor.observe(&xact::running_in_snapshot());
-                self.more = true;
-            }
+            self.cursor.observe(&xact::running_in_snapshot());
+            self.more |= news == News::Yes;
             let before = self.known.len();
             self.read_again()?;
             self.read_due()?;
             self.catch_up()?;
             self.read_on()?;
-            self.bury_lost()?;
             if news == News::Yes && !self.more && self.cursor.next_again().is_none() {
                 self.complete_at = asked_at;
             }
@@ -65,6 +58,22 @@ impl Worker {
                 // not be undone here by a crash.
                 xact::flush_log();
             }
+            Ok::<_, Failure>(())
+        })?;
+        self.bury_lost()?;
+        Ok(Outbox::Here)
+    }
+
+    /// Reads destinations and syncs anew.
+    fn learn(&mut self) -> Result<Outbox, Failure> {
+        xact::in_transaction(|| {
+            if outbox::tables() != self.tables {
+                return Ok(Outbox::Gone);
+            }
+            let directory = destination::read()?;
+            self.bury_strangers(&directory)?;
+            self.adopt(directory);
+            outbox::end_pauses(&self.statements)?;
             Ok(Outbox::Here)
         })
     }
@@ -292,7 +301,7 @@ impl Worker {
             settlement.forgotten_retries.push(id);
         }
         if !settlement.is_empty() {
-            outbox::settle(&self.statements, settlement)?;
+            xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
         }
         Ok(())
     }

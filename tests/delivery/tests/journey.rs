@@ -284,13 +284,22 @@ fn a_key_replaced_in_its_file_is_read_again_when_lago_does_not_know_the_old_one(
         fs::write(&file, key).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     };
-    write("an old key");
+    write(&scene.api_key());
     let sql = "select lago_push.create_destination('lago', url => $1, api_key_file => $2)";
     scene.run(sql, &[&scene.lago.url(), &file.to_str().unwrap()]);
     scene.billed_table("usage");
     scene.sql(ONE_ROW);
+    assert_billed_exactly_once(&scene);
+    write("a new key");
+    scene.lago.set_api_key("a new key");
+    scene.sql(ONE_ROW);
+    assert_billed_exactly_once(&scene);
+    assert_eq!(scene.destination_error(), None, "nobody had to do anything");
+    scene.lago.set_api_key("the newest key");
+    scene.sql(ONE_ROW);
     wait_until("Lago has refused the old key", PATIENCE, || scene.destination_error().is_some());
-    write(&scene.api_key());
+    write("the newest key");
+    scene.sql("select lago_push.release('lago')");
     assert_billed_exactly_once(&scene);
 }
 

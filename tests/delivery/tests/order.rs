@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use delivery::cluster::{Cluster, Options, Stop};
@@ -151,7 +152,7 @@ fn order_outlasts_the_death_of_worker_and_server() {
     let mut random = Random::seeded(5);
     for round in 0..6 {
         scene.sql(&insert(10, round * 5 + 1, round * 5 + 5));
-        let stored = scene.lago.stored_count() + random.below(20) as u64;
+        let stored = scene.lago.stored_count() + random.below(20);
         wait_until("some have arrived", PATIENCE, || {
             scene.lago.stored_count() >= stored || scene.waiting() == 0
         });
@@ -167,6 +168,52 @@ fn order_outlasts_the_death_of_worker_and_server() {
     }
     scene.wait_until_outbox_is_empty(LONG_PATIENCE);
     assert_in_order(&scene, 10, 30);
+}
+
+/// One writer's transactions: each takes the next number of a key, whose row it locks until it is decided.
+fn write_steps(scene: &Scene, writer: u64, transactions: u64) {
+    let mut random = Random::from_seed(writer);
+    let mut db = scene.db();
+    for number in 0..transactions {
+        let key = format!("key {}", random.below(3) + 1);
+        let step = format!(
+            "begin; with next as (update counters set n = n + 1 where key = '{key}' returning key, n)
+             insert into steps (key, n) select key, n from next"
+        );
+        let filler = "insert into steps (key, n) select 'filler ' || g, 0 from generate_series(1, 2500) g";
+        let end = match random.below(3) {
+            0 => format!("prepare transaction 'w{writer}_{number}'; commit prepared 'w{writer}_{number}'"),
+            1 => format!("{filler}; commit"),
+            _ => "commit".to_owned(),
+        };
+        for statement in step.split("; ").chain(end.split("; ")) {
+            db.batch_execute(statement).unwrap_or_else(|e| panic!("{e:?}\nin: {statement}"));
+        }
+    }
+}
+
+#[test]
+fn a_transaction_decided_late_keeps_its_turn_while_the_worker_reads_a_backlog() {
+    let cluster = Cluster::start(&Options::default().with("lago_push.worker_memory", "1MB"));
+    let scene = Scene::on(cluster, Store::ClickHouse);
+    ordered(&scene, "");
+    scene.lago.set_latency(Duration::from_millis(2));
+    scene.sql(
+        "create table counters (key text primary key, n bigint not null);
+               insert into counters select 'key ' || k, 0 from generate_series(1, 3) k",
+    );
+    thread::scope(|scope| {
+        for writer in 0..6 {
+            let scene = &scene;
+            scope.spawn(move || write_steps(scene, writer, 40));
+        }
+    });
+    scene.wait_until_outbox_is_empty(LONG_PATIENCE);
+    for (key, steps) in stored(&scene).into_iter().filter(|(key, _)| key.starts_with("key")) {
+        let numbers: Vec<i64> = steps.iter().map(|(n, _)| *n).collect();
+        let last: i64 = scene.value(&format!("select n from counters where key = '{key}'"));
+        assert_eq!(numbers, (1..=last).collect::<Vec<_>>(), "{key}");
+    }
 }
 
 #[test]

@@ -72,7 +72,10 @@ fn serve(mut stream: TcpStream) -> Option<()> {
         stream.read_exact(&mut body).ok()?;
         let (body, quoted) =
             (String::from_utf8_lossy(&body).into_owned(), header("authorization:").unwrap_or_default());
-        let (status, reply) = if body.contains("taken") {
+        let (status, reply) = if head.starts_with("GET ") {
+            // It is well, so what it fails at counts.
+            (404, r#"{"status":404,"error":"Not Found","code":"event_not_found"}"#.to_owned())
+        } else if body.contains("taken") {
             (200, format!(r#"{{"events":[{{"you_sent":"{quoted}"}}]}}"#))
         } else if body.contains("refused") {
             (
