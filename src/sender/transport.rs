@@ -124,8 +124,13 @@ impl Transport {
         let whole = response.into_body().into_reader().take(MOST_REPLY_BYTES).read_to_end(&mut body);
         if let Err(broken_off) = whole {
             // A body cut short is judged by what there is of it: the status line alone decides most
-            // cases, but of a success it does not say whose.
-            if (200..=299).contains(&status) && body.iter().all(u8::is_ascii_whitespace) {
+            // cases, but of a success it does not say whose, and of a refusal not why.
+            let tells_little = match status {
+                200..=299 => body.iter().all(u8::is_ascii_whitespace),
+                400 | 403..=405 | 422 => serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err(),
+                _ => false,
+            };
+            if tells_little {
                 return Err(broken_off.into());
             }
             self.connections.give_up(line);

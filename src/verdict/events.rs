@@ -5,7 +5,7 @@
 //! is a 422 on Lago's PostgreSQL store and a 200 on its ClickHouse store.
 #![forbid(unsafe_code)]
 
-use super::answer::{begins_with_key, by_field, code, details, exists_already, in_short, shortened};
+use super::answer::{begins_with_key, by_field, code, details, exists_already, in_short, object, shortened};
 use super::any::{alone_or, rejected};
 use super::listed::{Listed, id_of, listed};
 use super::{Condition, Fate, LOCKED, Reply, Verdict};
@@ -71,9 +71,11 @@ fn judge_refusal(body: &[u8], sent: &[Message]) -> Verdict {
                 Some(Value::String(text)) => format!(": {}", shortened(text)),
                 _ => String::new(),
             };
-            rejected(format!(
+            let reason = format!(
                 "Lago answered {answer}{said} and named no event; see lago_push.dead_letters for its whole reply"
-            ))
+            );
+            // An answer that lost its end on the way may be a better one the next time.
+            if object(body).is_some() { rejected(reason) } else { Fate::Retry { reason } }
         }));
     }
     let twins = if flags.values().any(|flag| *flag == Flag::Duplicate) { twins(sent) } else { Vec::new() };

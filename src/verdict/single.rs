@@ -12,7 +12,7 @@ use super::any::{missing, refused, rejected};
 use super::events::{PUT_RIGHT, duplicate, locked};
 use super::{Condition, Fate, LOCKED, Reply, Verdict};
 use crate::call::{Call, Method};
-use crate::endpoint::CATALOGUE;
+use crate::endpoint::{CATALOGUE, Repeat};
 use crate::message::Message;
 use serde_json::Value;
 
@@ -91,6 +91,10 @@ fn judge_refusal(body: &[u8], call: &Call, code: Option<&str>, message: &Message
     let fields = match details(body) {
         Some(Value::Object(fields)) => fields,
         Some(Value::String(text)) => return refused(sentence(&text)),
+        // An answer that lost its end on the way may be a better one the next time.
+        _ if call.repeat == Repeat::Safe && object(body).is_none() => {
+            return Fate::Retry { reason: format!("{}; {PUT_RIGHT}", sentence("")) };
+        }
         _ => return refused(sentence("")),
     };
     if exists_already(&fields, "transaction_id") {
@@ -273,7 +277,12 @@ mod tests {
             assert!(told.starts_with(sentence) && told.contains("redrive()"), "{told}");
             assert_eq!(verdict(&plan, 422, &refusal(details)).condition, Condition::Well);
         }
-        assert!(reason(&plan, 422, "not json").starts_with("Lago answered 422; "));
+        for cut in ["", "not json", r#"{"status":422,"error_details":{"name":["value_is"#] {
+            match fate(&plan, 422, cut) {
+                Fate::Retry { reason } => assert!(reason.starts_with("Lago answered 422; "), "{reason}"),
+                other => panic!("{cut}: {other:?}"),
+            }
+        }
         assert!(reason(&plan, 422, &refusal(&format!("\"{}\"", "x".repeat(10_000)))).len() < 700);
     }
 
