@@ -426,10 +426,14 @@ mod tests {
             refusal("{}"),
             refusal(r#"{"7":{}}"#),
             refusal(r#"{"events":["no_events"]}"#),
-            "not json".into(),
         ] {
             assert_eq!(three(422, &body), Verdict::all(3, Fate::ResendAlone, Condition::Well), "{body}");
             assert!(reason(&alone(422, &body).fates[0]).contains("named no event"), "{body}");
+        }
+        for cut in ["", "not json", r#"{"status":422,"error_deta"#] {
+            assert_eq!(three(422, cut), Verdict::all(3, Fate::ResendAlone, Condition::Well), "{cut}");
+            let alone = alone(422, cut);
+            assert!(matches!(&alone.fates[..], [Fate::Retry { .. }]), "another time it may say more: {cut}");
         }
     }
 

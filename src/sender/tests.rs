@@ -390,12 +390,19 @@ fn an_answer_that_does_not_begin_or_stalls_ends_with_the_time_for_reading() {
 
 #[test]
 fn an_answer_that_breaks_off_is_judged_by_what_has_come() {
-    let lago = Other::answering(|stream, _| {
-        say(stream, "HTTP/1.1 422 No\r\nContent-Length: 100\r\n\r\n{\"status\":422");
-        let _ = stream.shutdown(std::net::Shutdown::Both);
-    });
-    let reply = reply(deliver(&Transport::new(lago.route())));
-    assert_eq!((reply.status, reply.body.as_slice()), (422, b"{\"status\":422".as_slice()));
+    let breaks_off = |answer: &'static str| {
+        let lago = Other::answering(move |stream, _| {
+            say(stream, answer);
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        });
+        deliver(&Transport::new(lago.route()))
+    };
+    let busy = reply(breaks_off("HTTP/1.1 503 No\r\nContent-Length: 100\r\n\r\n<html>"));
+    assert_eq!((busy.status, busy.body.as_slice()), (503, b"<html>".as_slice()));
+    let whole = reply(breaks_off("HTTP/1.1 422 No\r\nContent-Length: 100\r\n\r\n{\"status\":422}"));
+    assert_eq!(whole.status, 422);
+    let (_, sent) = failure(breaks_off("HTTP/1.1 422 No\r\nContent-Length: 100\r\n\r\n{\"status\":422"));
+    assert_eq!(sent, Sent::Perhaps, "why it is refused is not known");
 }
 
 #[test]
