@@ -290,15 +290,15 @@ fn a_key_replaced_in_its_file_is_read_again_when_lago_does_not_know_the_old_one(
     scene.billed_table("usage");
     scene.sql(ONE_ROW);
     assert_billed_exactly_once(&scene);
-    write("a new key");
-    scene.lago.set_api_key("a new key");
+    write("a-new-key");
+    scene.lago.set_api_key("a-new-key");
     scene.sql(ONE_ROW);
     assert_billed_exactly_once(&scene);
     assert_eq!(scene.destination_error(), None, "nobody had to do anything");
-    scene.lago.set_api_key("the newest key");
+    scene.lago.set_api_key("the-newest-key");
     scene.sql(ONE_ROW);
     wait_until("Lago has refused the old key", PATIENCE, || scene.destination_error().is_some());
-    write("the newest key");
+    write("the-newest-key");
     scene.sql("select lago_push.release('lago')");
     assert_billed_exactly_once(&scene);
 }

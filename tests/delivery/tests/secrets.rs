@@ -114,13 +114,17 @@ fn scene_with_echoes(destination: impl Fn(&Scene) -> String) -> Scene {
     scene.activate("usage");
     let sees = |what: &str, subscription: &str, sql: &str| {
         scene.run("insert into usage (subscription, amount) values ($1, 1)", &[&subscription]);
-        let sql = format!("select exists (select from {sql} like '%***%')");
+        let sql = format!("select exists (select from {sql})");
         wait_until(what, PATIENCE, || scene.value::<bool>(&sql));
     };
-    sees("the reply is kept", "taken", "lago_push.replies where reply::text");
-    sees("the message is dead", "refused", "lago_push.dead_letters where reply like '%***%' and reason");
-    sees("the message waits", "failing", "lago_push.outbox where last_error");
-    sees("the destination is in trouble", "forbidden", "lago_push.destinations where last_error");
+    sees("the reply is kept", "taken", "lago_push.replies where reply::text like '%***%'");
+    sees(
+        "the message is dead",
+        "refused",
+        "lago_push.dead_letters where reply like '%***%' and reason like '%***%'",
+    );
+    sees("the message waits", "failing", "lago_push.outbox where last_error like '%500%'");
+    sees("the destination is held", "forbidden", "lago_push.destinations where state like 'held: %403%'");
     scene
 }
 

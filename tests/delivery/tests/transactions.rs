@@ -556,7 +556,7 @@ fn a_sync_is_not_dropped_under_a_prepared_transaction_that_has_rows_for_it() {
 fn a_message_without_a_sync_becomes_a_dead_letter_and_not_a_ghost() {
     let scene = billed_scene();
     scene.sql(
-        "insert into lago_push.message
+        "insert into lago_push.message (id, enqueued_at, sync_id, operation, payload)
          values (nextval('lago_push.message_id'), now(), 999, 'i', '{}')",
     );
     scene.sql(&one_by_one(1));
