@@ -346,7 +346,7 @@ fn an_outage_of_500s_costs_no_message_its_attempts() {
             "event" => scene.sql(&insert_rows("usage", 150)),
             _ => insert(&scene, "customer", "acme"),
         }
-        wait_until("it was tried often", PATIENCE, || scene.lago.request_count() >= 12);
+        wait_until("it was tried often", PATIENCE, || scene.lago.request_count() >= 6);
         assert_no_attempt_was_burnt(&scene);
         scene.lago.clear_faults();
         scene.wait_until_outbox_is_empty(PATIENCE);
