@@ -176,6 +176,7 @@ pub struct Statements {
     count: OwnedPreparedStatement,
     health: OwnedPreparedStatement,
     hold: OwnedPreparedStatement,
+    end_holds: OwnedPreparedStatement,
     end_pauses: OwnedPreparedStatement,
     keep_replies: OwnedPreparedStatement,
     expire_replies: OwnedPreparedStatement,
@@ -266,6 +267,10 @@ impl Statements {
                      select d.id, $2 from lago_push.destination d where d.id = $1
                      on conflict on constraint one_hold_per_destination do nothing",
                     &[INT4OID, TEXTOID],
+                )?,
+                end_holds: plan(
+                    "delete from lago_push.destination_hold h where h.destination_id = any ($1)",
+                    &[INT4ARRAYOID],
                 )?,
                 end_pauses: plan(
                     "update lago_push.destination_health h set next_attempt_at = null where h.next_attempt_at is not null",
@@ -419,6 +424,11 @@ fn utf8(datum: Option<pg_sys::Datum>) -> String {
 
 fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
     DatumWithOid::null::<T>()
+}
+
+/// Ends the worker's own holds of these destinations, in the current transaction.
+pub fn end_holds(statements: &Statements, destinations: Vec<i32>) -> Result<()> {
+    Spi::connect_mut(|client| client.update(&statements.end_holds, None, &[destinations.into()]).map(drop))
 }
 
 /// Notes that every destination is tried again now, in the current transaction.

@@ -70,12 +70,27 @@ impl Worker {
             if outbox::tables() != self.tables {
                 return Ok(Outbox::Gone);
             }
-            let directory = destination::read()?;
+            let mut directory = destination::read()?;
+            let rerouted = self.rerouted(&directory);
+            if !rerouted.is_empty() {
+                // An answer to what went the old way may have come after the change and before this.
+                outbox::end_holds(&self.statements, rerouted)?;
+                directory = destination::read()?;
+            }
             self.bury_strangers(&directory)?;
             self.adopt(directory);
             outbox::end_pauses(&self.statements)?;
             Ok(Outbox::Here)
         })
+    }
+
+    /// The destinations that are reached another way than before.
+    fn rerouted(&self, directory: &Directory) -> Vec<i32> {
+        let Some(old) = &self.directory else { return Vec::new() };
+        let is_new = |(id, new): (&i32, &destination::Destination)| {
+            old.destinations.get(id).filter(|old| old.route != new.route).map(|_| *id)
+        };
+        directory.destinations.iter().filter_map(is_new).collect()
     }
 
     /// Ranges in which a late commit may have filled a hole.

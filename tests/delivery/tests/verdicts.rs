@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use delivery::cluster::{Cluster, Options};
 use delivery::oracle::{assert_billed, assert_billed_exactly_once};
@@ -273,6 +274,22 @@ fn a_new_key_ends_the_hold_that_the_old_one_caused() {
     scene.sql("select lago_push.set_api_key('lago', 'another-key')");
     assert_billed_exactly_once(&scene);
     assert_eq!(state(&scene), "open");
+}
+
+#[test]
+fn an_answer_to_the_old_key_does_not_hold_a_destination_that_has_a_new_one() {
+    let scene = events();
+    scene.lago.set_latency(Duration::from_millis(600));
+    scene.lago.set_api_key("another-key");
+    scene.sql(&insert_rows("usage", 30));
+    wait_until("a request with the old key is under way", PATIENCE, || {
+        scene.value::<i64>("select sum(in_flight)::bigint from lago_push.destinations") > 0
+    });
+    scene.sql("select lago_push.set_api_key('lago', 'another-key')");
+    assert_billed_exactly_once(&scene);
+    assert_eq!(state(&scene), "open");
+    let refused = scene.lago.requests().iter().filter(|request| request.status == Some(401)).count();
+    assert_eq!(refused, 1, "the old key was answered");
 }
 
 #[test]
