@@ -149,18 +149,20 @@ impl Worker {
                     account.last_error = condition.why().map(str::to_owned);
                     lane.resend(message, now);
                 }
-                Fate::Retry { reason } => {
-                    message.attempts += 1;
-                    let wait = backoff::wait(message.attempts, throw);
+                ref fate @ (Fate::Retry { ref reason } | Fate::Wait { ref reason }) => {
+                    let failures = match fate {
+                        Fate::Wait { .. } => &mut message.waits,
+                        _ => &mut message.attempts,
+                    };
+                    *failures += 1;
+                    let wait = backoff::wait(*failures, throw);
                     account.last_error = Some(reason.clone());
-                    settlement.retries.push(again(&message, wait, reason));
-                    lane.retry(message, now, wait);
-                }
-                Fate::Wait { reason } => {
-                    message.waits += 1;
-                    let wait = backoff::wait(message.waits, throw);
-                    account.last_error = Some(reason.clone());
-                    settlement.retries.push(again(&message, wait, reason));
+                    settlement.retries.push(Again {
+                        id: message.id,
+                        attempts: message.attempts,
+                        wait,
+                        why: reason.clone(),
+                    });
                     lane.retry(message, now, wait);
                 }
             }
@@ -240,10 +242,6 @@ fn note_health(health: &mut Health, outcome: &Outcome, condition: &Condition, pa
         health.last_error = Some(why.to_owned());
     }
     health.pause = pause.or(health.pause);
-}
-
-fn again(message: &Message, wait: Duration, why: String) -> Again {
-    Again { id: message.id, attempts: message.attempts, wait, why }
 }
 
 fn leave(message: &Message, settlement: &mut Settlement) {
