@@ -52,6 +52,8 @@ create table lago_push.destination_health (
     last_status     integer,
     last_error      text,
     last_error_at   timestamptz,
+    -- What it took while there was enough to do, averaged over the last minutes; null: not known yet.
+    messages_per_second double precision,
     constraint one_health_per_destination primary key (destination_id),
     constraint health_belongs_to_a_destination
         foreign key (destination_id) references lago_push.destination (id) on delete cascade
@@ -95,6 +97,9 @@ create table lago_push.sync (
     on_error       text not null default 'dead_letter',
     state          text not null default 'draft',
     order_by       text,
+    -- How many messages may wait, and what becomes of rows beyond; null: any number.
+    max_pending    bigint,
+    when_full      text not null default 'warn',
     constraint sync_is_numbered primary key (id),
     constraint sync_name_is_unique unique (name),
     constraint sync_has_a_name check (name <> ''),
@@ -109,7 +114,9 @@ create table lago_push.sync (
     constraint batch_size_is_1_to_100 check (batch_size between 1 and 100),
     constraint keep_replies_is_positive check (keep_replies > '0'),
     constraint on_error_is_known check (on_error in ('dead_letter', 'raise')),
-    constraint state_is_known check (state in ('draft', 'active', 'paused'))
+    constraint state_is_known check (state in ('draft', 'active', 'paused')),
+    constraint max_pending_is_positive check (max_pending > 0),
+    constraint when_full_is_known check (when_full in ('warn', 'dead_letter', 'raise'))
 );
 comment on table lago_push.sync is 'Source table, operations, template, endpoint and destination. Private; read lago_push.status.';
 
@@ -229,6 +236,41 @@ comment on column lago_push.reply.reply is 'the answer; of a batch, this message
 comment on column lago_push.reply.replied_at is 'when it was written down';
 comment on column lago_push.reply.keep_until is 'when it is removed';
 
+-- What has become of the existing rows of a sync's source that somebody wanted sent.
+create table lago_push.backfill (
+    id             integer generated always as identity,
+    sync_id        integer not null,
+    filter         text,
+    chunk          integer not null,
+    by             text not null,
+    -- The primary key of the last row looked at, as an array of texts; null before the first.
+    position       text[],
+    rows_done      bigint not null default 0,
+    rows_estimated bigint,
+    started_at     timestamptz not null default pg_catalog.clock_timestamp(),
+    moved_at       timestamptz not null default pg_catalog.clock_timestamp(),
+    finished_at    timestamptz,
+    constraint backfill_is_numbered primary key (id),
+    constraint backfill_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade,
+    constraint chunk_is_1_to_100000 check (chunk between 1 and 100000)
+);
+create index backfill_by_sync on lago_push.backfill (sync_id);
+comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
+
+-- Which server and database these tables were last served by. In no dump: who restores one is another.
+create table lago_push.instance (
+    system_identifier bigint not null,
+    database          oid not null,
+    major_version     integer not null,
+    timeline          integer not null,
+    -- What only this data directory on this machine has; see src/instance.rs.
+    place             text not null,
+    noted_at          timestamptz not null default pg_catalog.clock_timestamp()
+);
+create unique index one_instance on lago_push.instance ((true));
+comment on table lago_push.instance is 'The server and database that deliver. A copy finds here that it is one. Private.';
+
 select pg_catalog.pg_extension_config_dump('lago_push.destination', '');
 select pg_catalog.pg_extension_config_dump('lago_push.destination_id_seq', '');
 select pg_catalog.pg_extension_config_dump('lago_push.destination_health', '');
@@ -242,3 +284,5 @@ select pg_catalog.pg_extension_config_dump('lago_push.message', '');
 select pg_catalog.pg_extension_config_dump('lago_push.retry', '');
 select pg_catalog.pg_extension_config_dump('lago_push.dead_letter', '');
 select pg_catalog.pg_extension_config_dump('lago_push.reply', '');
+select pg_catalog.pg_extension_config_dump('lago_push.backfill', '');
+select pg_catalog.pg_extension_config_dump('lago_push.backfill_id_seq', '');

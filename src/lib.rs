@@ -27,12 +27,14 @@ use std::cell::Cell;
 mod backoff;
 mod buffer;
 mod call;
+mod cap;
 mod capture;
 mod cursor;
 mod defaults;
 mod destination;
 mod endpoint;
 mod identity;
+mod instance;
 mod json;
 mod lane;
 mod launcher;
@@ -45,6 +47,7 @@ mod outbox;
 mod payload;
 mod pg;
 mod recipe;
+mod reconcile;
 mod render;
 mod request;
 mod schedule;
@@ -122,6 +125,10 @@ extension_sql_file!(
     name = "corrections",
     requires = ["syncs", surface::corrections::check_correction]
 );
+extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
+extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
+extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);
+extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
     "../sql/entry_points.sql",
@@ -131,6 +138,8 @@ extension_sql_file!(
         "letters",
         "corrections",
         "flush",
+        "backfill",
+        "reconcile",
         surface::workers,
         surface::in_flight,
         surface::endpoints
@@ -139,9 +148,11 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["entry_points", surface::workers, surface::in_flight, surface::endpoints]
+    requires = ["entry_points", "backlog", surface::workers, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
+extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ledger"]);
+extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["metrics"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by the server when it loads the library.

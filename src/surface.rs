@@ -1,9 +1,13 @@
 //! Surface: the functions of the SQL surface that have to be Rust. What people type is SQL, in
 //! `sql/`; these are its internals, and the sources of the views.
 
+pub mod backfill;
+pub mod backlog;
 pub mod check;
 pub mod corrections;
+pub mod instance;
 pub mod letters;
+pub mod reconcile;
 pub mod trying;
 
 use crate::endpoint::{Batch, CATALOGUE, Repeat};

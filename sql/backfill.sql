@@ -1,0 +1,1 @@
+-- Backfill: the rows that were there before a sync was activated, through the same template.

@@ -1,0 +1,1 @@
+-- Backlog: how much waits, told without counting it: exactly where it is little, as a marked estimate where it is much.

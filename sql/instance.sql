@@ -1,0 +1,1 @@
+-- Instance: whether this database is the one that delivered so far, or a copy of it.

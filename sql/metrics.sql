@@ -1,0 +1,1 @@
+-- Metrics: every figure as a row, for any exporter that can run a query.

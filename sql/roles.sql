@@ -1,0 +1,1 @@
+-- Roles: what one call grants to those who make syncs, run them, or decide where the data goes.

@@ -1,0 +1,1 @@
+//! Cap: how many messages of a sync may wait, and what becomes of rows beyond.

@@ -1,0 +1,1 @@
+//! Reconcile: what was captured, held against what Lago says it has.

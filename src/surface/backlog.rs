@@ -1,0 +1,1 @@
+//! Backlog: what the views need to know of it that SQL cannot tell.

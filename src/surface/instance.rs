@@ -1,0 +1,1 @@
+//! Instance, as far as it is called from SQL.

@@ -1,0 +1,1 @@
+//! Reconcile, as far as it is called from SQL.
