@@ -13,7 +13,7 @@
 //! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`defaults`], [`identity`]: what a template leaves out; [`order`]: what goes in line; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
-//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
+//! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
 //! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
@@ -61,6 +61,7 @@ mod template;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod verdict;
+mod version;
 mod worker;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -208,9 +209,9 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     use pg::hooks::{Command::*, Time::*};
     match (command, time) {
         (WantsDatabaseAlone(database), Before) => send_worker_out(database),
-        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        (ChangesExtension, Before) => send_worker_out(pg::process::own_database()),
         // Until the transaction ends, with or without success: see on_transaction.
-        (WantsDatabaseAlone(_) | DropsExtension, After) => {}
+        (WantsDatabaseAlone(_) | ChangesExtension, After) => {}
         (CommitPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
     }

@@ -28,6 +28,7 @@ use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
+use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -87,12 +88,24 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
     process::at_exit(farewell);
     slot.enter();
     pgrx::log!("lago_push worker started");
+    remark_on_version();
     match Worker::new(slot).map(Worker::run) {
         Ok(Ok(())) => slot.ends_well(),
         Ok(Err(error)) => pgrx::error!("lago_push worker ends: {error}"),
         Err(error) => pgrx::error!("lago_push worker cannot start: {error}"),
     }
     pgrx::log!("lago_push worker stopped");
+}
+
+/// Once for each start of a worker, and never while it works: it goes on by what is there.
+fn remark_on_version() {
+    let remark = xact::in_transaction(|| {
+        let installed = version::installed().ok().flatten()?;
+        version::remark(&process::database_name(process::own_database())?, &installed)
+    });
+    if let Some(remark) = remark {
+        pgrx::log!("{remark}");
+    }
 }
 
 #[pg_guard]
@@ -108,6 +121,8 @@ type Failure = Box<dyn std::error::Error>;
 struct Worker {
     slot: &'static Slot,
     tables: Option<outbox::Tables>,
+    /// Of the SQL its statements were prepared for.
+    version: Option<String>,
     statements: Statements,
     senders: Senders,
     /// None until the first read.
@@ -148,6 +163,7 @@ impl Worker {
         Ok(Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
+            version: xact::in_transaction(version::installed)?,
             statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
             directory: None,

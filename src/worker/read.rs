@@ -10,11 +10,12 @@ use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
 use crate::lookup;
 use crate::message::{Message, Tried};
-use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
+use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span, Statements};
 use crate::pg::{process, xact};
 use crate::schedule::UnixMicros;
 use crate::sender::Transport;
 use crate::settings;
+use crate::version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,6 +70,12 @@ impl Worker {
         xact::in_transaction(|| {
             if outbox::tables() != self.tables {
                 return Ok(Outbox::Gone);
+            }
+            let version = version::installed()?;
+            if version != self.version {
+                // The extension was updated: there may be columns now that were not there.
+                self.statements = Statements::prepare()?;
+                self.version = version;
             }
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);

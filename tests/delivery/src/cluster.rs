@@ -254,6 +254,20 @@ impl Cluster {
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
+    /// Runs a script as psql does, its meta-commands and inline data included; panics at its first error.
+    #[track_caller]
+    pub fn psql_script(&self, database: &str, script: &str) {
+        let mut psql = self.program("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut psql = psql.spawn().unwrap_or_else(|e| panic!("psql does not run: {e}"));
+        let input = psql.stdin.take().expect("its input is a pipe");
+        // A psql that has given up reads no more; what it says then is what matters.
+        let _ = { input }.write_all(script.as_bytes());
+        let out = psql.wait_with_output().unwrap_or_else(|e| panic!("psql does not end: {e}"));
+        assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
+    }
+
     /// The major version, such as 15.
     pub fn version(&self) -> u32 {
         self.version
