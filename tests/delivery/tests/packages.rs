@@ -90,6 +90,8 @@ fn everything_that_names_a_version_names_the_same() {
     assert_eq!(versions_of_the_changelog().first(), Some(&version), "CHANGELOG.md");
     assert_eq!(between(&read("debian/changelog"), "lago-push (", ")"), version, "debian/changelog");
     assert!(read("README.md").contains(&format!("\nPostgreSQL 14 to 18. Version {version}.\n")), "README.md");
+    let file = format!("/postgresql-15-lago-push_{version}_amd64.deb\n");
+    assert!(read("README.md").contains(&file), "the name of the Debian package in README.md");
     assert_eq!(between(&read("lago_push.control"), "default_version = '", "'"), "@CARGO_VERSION@");
     let installed = Cluster::shared()
         .connect("postgres")
