@@ -34,11 +34,13 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// Variables of the server's environment.
     pub environment: Vec<(&'static str, String)>,
+    /// The folder of a PostgreSQL's programs, if not the one that the variable names.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new() }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
     }
 }
 
@@ -83,7 +85,7 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and waits until it accepts connections.
     pub fn start(options: &Options) -> Arc<Self> {
-        let programs = programs();
+        let programs = options.programs.clone().unwrap_or_else(programs);
         let folder = make_folder();
         let guard = start_guard(&folder);
         let cluster = Self {
