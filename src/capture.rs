@@ -104,6 +104,11 @@ pub fn capture(fired: &Fired) {
     }
 }
 
+/// Captures once more what a row was captured as, or should have been.
+pub fn capture_again(sync: i32, operation: Operation, key: Option<i64>, payload: &[u8]) {
+    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, None, key, payload));
+}
+
 fn unrendered(
     fired: &Fired,
     sync: i32,

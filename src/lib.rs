@@ -127,7 +127,11 @@ extension_sql_file!(
     requires = ["syncs", surface::corrections::check_correction]
 );
 extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
-extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
+extension_sql_file!(
+    "../sql/reconcile.sql",
+    name = "reconcile",
+    requires = ["syncs", surface::reconcile::reconciled]
+);
 extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);
 extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);

@@ -20,6 +20,7 @@ mod mappers;
 mod ordering;
 mod previews;
 mod privileges;
+mod reconcile;
 mod stage;
 mod syncs;
 mod templates;

@@ -394,6 +394,8 @@ impl Worker {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
                         Errand::LookUp(look) => lane.look_up(message, look.clone(), Instant::now()),
+                        // About no message.
+                        Errand::Ask(_) => {}
                     }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));

@@ -67,6 +67,8 @@ mod tests {
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
+            "function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
+            "function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)",
             "function lago_push._redrive(text,text)",
             "function lago_push._release(text)",
             "function lago_push._render_letter(integer,text,bytea,bytea,bigint,bigint)",
@@ -85,6 +87,7 @@ mod tests {
             "function lago_push._trigger_name(lago_push.sync)",
             "function lago_push._triggers(text)",
             "function lago_push._try_to_attach(integer)",
+            "function lago_push._unix_micros(timestamp with time zone)",
             "function lago_push._user_agent()",
             "function lago_push._wake()",
             "function lago_push._wake_for_messages()",
@@ -103,6 +106,7 @@ mod tests {
             "function lago_push.hold(text)",
             "function lago_push.pause(text)",
             "function lago_push.preview(text,integer)",
+            "function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
             "function lago_push.redrive(text,text)",
             "function lago_push.release(text)",
             "function lago_push.resume(text)",
@@ -188,6 +192,11 @@ mod tests {
             ("preview", "sync text, rows integer DEFAULT 5"),
             ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
+            (
+                "reconcile",
+                "sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, \
+                 until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false",
+            ),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
             ("discard", "sync text, filter text DEFAULT NULL::text"),
             ("correct", "letter bigint, payload text"),
@@ -202,6 +211,11 @@ mod tests {
             (
                 "send_test",
                 "TABLE(status integer, reply jsonb, verdict text, message text, duration interval)",
+            ),
+            (
+                "reconcile",
+                "TABLE(external_subscription_id text, transaction_id text, finding text, detail text, \
+                 event_time timestamp with time zone, resent boolean)",
             ),
             ("suggest_template", "text"),
             ("redrive", "bigint"),
