@@ -56,7 +56,8 @@ impl Worker {
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
-                xact::flush_log();
+                let end = xact::flush_log();
+                self.await_standbys(end);
             }
             Ok::<_, Failure>(())
         })?;
@@ -70,6 +71,7 @@ impl Worker {
             if outbox::tables() != self.tables {
                 return Ok(Outbox::Gone);
             }
+            self.guard()?;
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);
             if !rerouted.is_empty() {

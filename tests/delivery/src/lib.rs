@@ -5,6 +5,7 @@
 //! - [`cluster`]: a throwaway server that can be stopped, crashed and started again
 //! - [`scene`]: a database with the extension, a fake Lago, and a destination between them
 //! - [`markdown`]: a page of documentation, whose SQL is run and whose output is compared
+//! - [`standby`]: servers made from other servers: copies, and standbys that follow
 //! - [`oracle`]: whether what was committed is what will be billed
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
@@ -17,5 +18,6 @@ pub mod oracle;
 pub mod random;
 pub mod scene;
 pub mod soak;
+pub mod standby;
 pub mod wait;
 pub mod writers;
