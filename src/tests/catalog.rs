@@ -64,6 +64,7 @@ mod tests {
             "function lago_push._in_flight()",
             "function lago_push._letter(bigint)",
             "function lago_push._next_letters(integer,text,bigint,text)",
+            "function lago_push._note_instance()",
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
@@ -85,6 +86,7 @@ mod tests {
             "function lago_push._sync(text)",
             "function lago_push._sync_named(text)",
             "function lago_push._trigger_name(lago_push.sync)",
+            "function lago_push._this_instance()",
             "function lago_push._triggers(text)",
             "function lago_push._try_to_attach(integer)",
             "function lago_push._unix_micros(timestamp with time zone)",
@@ -122,6 +124,7 @@ mod tests {
             "table lago_push.destination",
             "table lago_push.destination_health",
             "table lago_push.destination_hold",
+            "table lago_push.instance",
             "table lago_push.intervention",
             "table lago_push.message",
             "table lago_push.reply",
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_dump_carries_every_table_but_the_keys() {
+    fn a_dump_carries_every_table_but_the_keys_and_the_mark_of_who_delivers() {
         let dumped = texts(
             "select c.oid::regclass::text from pg_extension e cross join unnest(e.extconfig) d(id) join pg_class c on c.oid = d.id
               where e.extname = 'lago_push'",
@@ -392,7 +395,11 @@ mod tests {
         };
         assert_eq!(
             sorted(dumped),
-            sorted(kept.into_iter().filter(|name| name != "lago_push.api_key").collect())
+            sorted(
+                kept.into_iter()
+                    .filter(|name| name != "lago_push.api_key" && name != "lago_push.instance")
+                    .collect()
+            )
         );
         assert_eq!(
             text(

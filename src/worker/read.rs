@@ -57,7 +57,8 @@ impl Worker {
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
-                xact::flush_log();
+                let end = xact::flush_log();
+                self.await_standbys(end);
             }
             Ok::<_, Failure>(())
         })?;
@@ -77,6 +78,7 @@ impl Worker {
                 self.statements = Statements::prepare()?;
                 self.version = version;
             }
+            self.guard()?;
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);
             if !rerouted.is_empty() {

@@ -63,13 +63,15 @@ impl Options {
     }
 }
 
-/// The two ways to stop a server that the tests care about.
+/// The ways to stop a server that the tests care about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Disconnect everybody, write a checkpoint, exit.
     Fast,
     /// Exit without cleaning up: what a crash leaves behind.
     Immediate,
+    /// `kill -9`: its processes notice by themselves that it is gone.
+    Kill,
 }
 
 pub struct Cluster {
@@ -85,21 +87,26 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and waits until it accepts connections.
     pub fn start(options: &Options) -> Arc<Self> {
+        let cluster = Self::without_data(options);
+        cluster.init();
+        cluster.configure(options);
+        cluster.start_again();
+        Arc::new(cluster)
+    }
+
+    /// A folder and a guard; the data directory is for the caller to make.
+    pub(crate) fn without_data(options: &Options) -> Self {
         let programs = options.programs.clone().unwrap_or_else(programs);
         let folder = make_folder();
         let guard = start_guard(&folder);
-        let cluster = Self {
+        Self {
             version: major_version(&programs),
             programs,
             folder,
             environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
-        };
-        cluster.init();
-        cluster.configure(options);
-        cluster.start_again();
-        Arc::new(cluster)
+        }
     }
 
     /// The cluster that all tests of one file share, each in a database of its own. It lives as long as the
@@ -136,6 +143,11 @@ impl Cluster {
             ("log_line_prefix", "%m [%p] %b %d: ".into()),
         ];
         lines.extend(options.settings.iter().cloned());
+        self.set(&lines);
+    }
+
+    /// Adds lines to postgresql.conf, of which the last of a name counts.
+    pub(crate) fn set(&self, lines: &[(&str, String)]) {
         let text: String =
             lines.iter().map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
         let path = self.data().join("postgresql.conf");
@@ -184,6 +196,7 @@ impl Cluster {
             let signal = match how {
                 Stop::Fast => Signal::INT,
                 Stop::Immediate => Signal::QUIT,
+                Stop::Kill => Signal::KILL,
             };
             signal_child(&postmaster, signal);
             wait_until("the server has stopped", PATIENCE, || postmaster.try_wait().ok().flatten());
@@ -298,7 +311,7 @@ impl Cluster {
         &self.folder
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -307,7 +320,7 @@ impl Cluster {
     }
 
     /// A program that must not run as root: then it runs as the account that Debian's packages make.
-    fn server_program(&self, name: &str) -> Command {
+    pub(crate) fn server_program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(&self.folder).env("LC_ALL", "C");
         // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.
