@@ -9,6 +9,7 @@ pub mod heap;
 pub mod hooks;
 pub mod mapper;
 pub mod process;
+pub mod report;
 pub mod shmem;
 pub mod trigger;
 pub mod xact;
