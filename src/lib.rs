@@ -117,12 +117,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/letters.sql",
     name = "letters",
-    requires = [
-        "syncs",
-        surface::letters::render_letter,
-        surface::letters::filter_letters,
-        surface::wake_for_messages
-    ]
+    requires =
+        ["syncs", surface::letters::render_letter, surface::letters::filter_letters, surface::count_written]
 );
 extension_sql_file!(
     "../sql/corrections.sql",
@@ -154,6 +150,7 @@ extension_sql_file!(
         "reconcile",
         surface::workers,
         surface::in_flight,
+        surface::capped,
         surface::endpoints
     ]
 );
@@ -224,8 +221,9 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
         (ChangesExtension, Before) => send_worker_out(pg::process::own_database()),
         // Until the transaction ends, with or without success: see on_transaction.
         (WantsDatabaseAlone(_) | ChangesExtension, After) => {}
-        (CommitPrepared, Before) => {}
+        (CommitPrepared | RollbackPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
+        (RollbackPrepared, After) => cap::doubt_all(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod caps;
 mod capture;
 mod catalog;
 mod choices;
