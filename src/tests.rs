@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod caps;
 mod capture;
 mod catalog;
 mod choices;
@@ -20,6 +21,7 @@ mod mappers;
 mod ordering;
 mod previews;
 mod privileges;
+mod reconcile;
 mod stage;
 mod syncs;
 mod templates;
