@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use delivery::cluster::{Cluster, Options};
+use delivery::oracle::assert_billed_exactly_once;
 use delivery::scene::Scene;
 use fake_lago::Store;
 use postgres::Client;
@@ -274,4 +275,41 @@ fn default_privileges_of_the_database_open_nothing() {
     let open: Vec<&str> = open.iter().map(|row| row.get(0)).collect();
     assert_eq!(open, Vec::<&str>::new());
     scene.sql("drop owned by default_guest; drop role default_guest");
+}
+
+#[test]
+fn what_a_database_sets_for_its_sessions_changes_nothing_for_capture_and_worker() {
+    let scene = Scene::new();
+    scene.usage_table("usage");
+    scene.sql(&format!(
+        "create schema trap;
+         create function trap.shout() returns boolean language plpgsql as $$ begin raise exception 'the trap ran'; end $$;
+         create function trap.equal(bigint, bigint) returns boolean language sql as 'select trap.shout()';
+         create function trap.equal(integer, integer) returns boolean language sql as 'select trap.shout()';
+         create operator trap.= (leftarg = bigint, rightarg = bigint, function = trap.equal);
+         create operator trap.= (leftarg = integer, rightarg = integer, function = trap.equal);
+         create operator trap.> (leftarg = bigint, rightarg = bigint, function = trap.equal);
+         create function trap.clock_timestamp() returns timestamptz language sql as $$ select trap.shout()::text::timestamptz $$;
+         create function trap.unnest(anyarray) returns setof anyelement language sql as $$ select $1[1] where trap.shout() $$;
+         create type trap.text as enum ('none');
+         create type trap.jsonb as enum ('none');
+         create function public.to_event(r public.usage, o public.usage, op pg_catalog.text) returns pg_catalog.jsonb language sql as
+             $$ select jsonb_build_object('transaction_id', 'usage-' || r.id, 'external_subscription_id', r.subscription, 'code', 'usage',
+                                          'timestamp', extract(epoch from r.created_at), 'properties', jsonb_build_object('amount', r.amount::pg_catalog.text)) $$;
+         alter database \"{}\" set search_path = trap, pg_catalog, public;
+         alter database \"{}\" set standard_conforming_strings = off",
+        scene.database, scene.database
+    ));
+    scene.disconnect();
+    assert_eq!(scene.sql_error("select 1::bigint = 2::bigint"), "the trap ran");
+    scene.sql(
+        "select lago_push.create_sync('usage', 'public.usage', mapper => 'public.to_event(public.usage, public.usage, pg_catalog.text)',
+                    max_pending => 100, when_full => 'raise', keep_replies => '1 hour');
+         select lago_push.activate('usage')",
+    );
+    scene.sql(
+        "insert into public.usage (subscription, amount) select 'sub_1', n from generate_series(1, 20) n",
+    );
+    assert_billed_exactly_once(&scene);
+    assert_eq!(scene.lago.stored_count(), 20);
 }
