@@ -119,6 +119,12 @@ returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.correct(bigint, text) is 'Replaces a dead letter''s payload, to be sent by lago_push.redrive().';
 
+create function lago_push.reconcile(
+    sync text, since timestamptz default null, until timestamptz default now(), subscription text default null, resend boolean default false)
+returns table (external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamptz, resent boolean)
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.reconcile(text, timestamptz, timestamptz, text, boolean) is 'Compares the events of a period with those Lago lists: shows what is missing there, unexpected or different, and sends what is missing again if asked to.';
+
 create function lago_push.grant_access(role regrole, access text)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
@@ -145,6 +151,7 @@ comment on function lago_push._has_captured() is 'Internal: whether the calling 
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._reconciled(integer, bigint, bigint, bytea, boolean, boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
 comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';

@@ -189,6 +189,7 @@ pub struct Statements {
     between: OwnedPreparedStatement,
     retries: OwnedPreparedStatement,
     begin: OwnedPreparedStatement,
+    take_back: OwnedPreparedStatement,
     delete: OwnedPreparedStatement,
     forget_retries: OwnedPreparedStatement,
     retry: OwnedPreparedStatement,
@@ -235,6 +236,10 @@ impl Statements {
                     "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
                      select m.id, 0, clock_timestamp(), $2 from lago_push.message m where m.id = any ($1)
                      on conflict on constraint one_retry_per_message do update set last_error = excluded.last_error",
+                    &[INT8ARRAYOID, TEXTOID],
+                )?,
+                take_back: plan(
+                    "delete from lago_push.retry r where r.message_id = any ($1) and r.last_error = $2",
                     &[INT8ARRAYOID, TEXTOID],
                 )?,
                 delete: plan("delete from lago_push.message m where m.id = any ($1)", &[INT8ARRAYOID])?,
@@ -347,6 +352,13 @@ const BEGUN: &str = "a call is under way";
 pub fn begin_calls(statements: &Statements, messages: &[i64]) -> Result<()> {
     Spi::connect_mut(|client| {
         client.update(&statements.begin, None, &[messages.to_vec().into(), BEGUN.into()]).map(drop)
+    })
+}
+
+/// Takes such notes back: the calls were not begun after all.
+pub fn take_back_calls(statements: &Statements, messages: &[i64]) -> Result<()> {
+    Spi::connect_mut(|client| {
+        client.update(&statements.take_back, None, &[messages.to_vec().into(), BEGUN.into()]).map(drop)
     })
 }
 

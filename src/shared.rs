@@ -19,6 +19,8 @@ const LANES: usize = 1024;
 #[repr(C)]
 pub struct Shared {
     launcher: AtomicI32,
+    /// The process that watches a recovery.
+    standby: AtomicI32,
     /// Set when a database found no slot: the launcher then visits all of them.
     revisit: AtomicBool,
     slots: [Slot; DATABASES],
@@ -121,6 +123,20 @@ pub fn slots() -> impl Iterator<Item = &'static Slot> {
 pub fn register_launcher() {
     if let Some(shared) = BLOCK.get() {
         shared.launcher.store(process::own_place().0 + 1, SeqCst);
+    }
+}
+
+pub fn register_standby() {
+    if let Some(shared) = BLOCK.get() {
+        shared.standby.store(process::own_place().0 + 1, SeqCst);
+    }
+}
+
+/// Tells the process that watched the recovery that it is over. Once: its place is another's then.
+pub fn end_recovery() {
+    if let Some(shared) = BLOCK.get() {
+        wake_place(&shared.standby);
+        shared.standby.store(0, SeqCst);
     }
 }
 

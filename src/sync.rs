@@ -218,6 +218,10 @@ impl Stored {
         Recipe::bind(definition, relation, &Sources::of(relation, self.exclude.clone()))
     }
 
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
     pub fn call(&self) -> Result<Call, String> {
         Call::of(&self.endpoint, self.method.as_deref(), self.path.as_deref(), self.root.as_deref())
             .ok_or_else(|| format!("endpoint \"{}\" is not known to this version", self.endpoint))

@@ -22,6 +22,7 @@ mod mappers;
 mod ordering;
 mod previews;
 mod privileges;
+mod reconcile;
 mod roles;
 mod stage;
 mod syncs;

@@ -269,6 +269,11 @@ pub fn query_as<R>(
     }))
 }
 
+/// Runs a query with the rights of a role, and hands over its rows as [`super::rows::for_each`] does.
+pub fn for_each_as(role: pg_sys::Oid, query: &[u8], visit: impl FnMut(pg_sys::Datum)) {
+    with_rights_of(role, || super::rows::for_each(query, visit));
+}
+
 /// Replaces the statement other sessions see in pg_stat_activity, because it carries a secret.
 pub fn show_activity(instead: &str) {
     if let Ok(text) = CString::new(instead) {

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 pub enum Command {
     /// Needs every other connection to that database gone.
     WantsDatabaseAlone(pg_sys::Oid),
-    /// Takes our tables away from under the worker; the two would deadlock over them.
-    DropsExtension,
+    /// Takes our tables away from under the worker, or changes them; the two would deadlock over them.
+    ChangesExtension,
     /// Makes the messages of a prepared transaction visible; no callback of the transaction says so.
     CommitPrepared,
     /// Takes them back; no callback of the transaction says so either.
@@ -146,7 +146,14 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
                     name == c"lago_push"
                 })
             };
-            return (ours.contains(&drop.removeType) && names_us()).then_some(Command::DropsExtension);
+            return (ours.contains(&drop.removeType) && names_us()).then_some(Command::ChangesExtension);
+        }
+        pg_sys::NodeTag::T_AlterExtensionStmt => {
+            // SAFETY: the tag says so.
+            let name = unsafe { (*node.cast::<pg_sys::AlterExtensionStmt>()).extname };
+            // SAFETY: a C string of the command's tree.
+            let ours = unsafe { CStr::from_ptr(name) } == c"lago_push";
+            return ours.then_some(Command::ChangesExtension);
         }
         pg_sys::NodeTag::T_CreatedbStmt => {
             // SAFETY: the tag says so.

@@ -66,6 +66,8 @@ mod tests {
             denied("select * from lago_push.preview('calls')");
             denied("select * from lago_push._rendered(1, 1)");
             denied("select * from lago_push.send_test('calls')");
+            denied("select * from lago_push.reconcile('calls')");
+            denied("select * from lago_push._reconciled(1, 0, 1, null, false, false)");
             denied("select lago_push.redrive('calls')");
             denied("select lago_push.discard('calls')");
             denied("select lago_push.correct(1, '{}')");
@@ -176,6 +178,8 @@ mod tests {
                 "preview('calls')",
                 "send_test('calls')",
                 "send_test('calls', '{}')",
+                "reconcile('calls')",
+                "reconcile('calls', resend => true)",
                 "redrive('calls')",
                 "redrive('calls', 'no expression (')",
                 "discard('calls')",

@@ -10,11 +10,12 @@ use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
 use crate::lookup;
 use crate::message::{Message, Tried};
-use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
+use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span, Statements};
 use crate::pg::{process, xact};
 use crate::schedule::UnixMicros;
 use crate::sender::Transport;
 use crate::settings;
+use crate::version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,7 +58,8 @@ impl Worker {
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
-                xact::flush_log();
+                let end = xact::flush_log();
+                self.await_standbys(end);
             }
             Ok::<_, Failure>(())
         })?;
@@ -71,6 +73,13 @@ impl Worker {
             if outbox::tables() != self.tables {
                 return Ok(Outbox::Gone);
             }
+            let version = version::installed()?;
+            if version != self.version {
+                // The extension was updated: there may be columns now that were not there.
+                self.statements = Statements::prepare()?;
+                self.version = version;
+            }
+            self.guard()?;
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);
             if !rerouted.is_empty() {

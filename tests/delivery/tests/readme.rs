@@ -13,8 +13,14 @@ use delivery::scene::Scene;
 use fake_lago::{Metric, Store, Subscription};
 
 /// Commands of the README that no test can run, and why.
-const NOT_RUN: [(&str, &str); 1] =
-    [("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone")];
+const NOT_RUN: [(&str, &str); 3] = [
+    ("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone"),
+    (
+        "sudo apt install ./target/deb/postgresql-15-lago-push_0.2.0_amd64.deb",
+        "installs on the machine; packages.rs installs the package elsewhere",
+    ),
+    ("docker build --build-arg PG_MAJOR=15 -t postgres-lago_push .", "needs a registry; packages.rs lints"),
+];
 
 /// String literals of the sources below that read like sentences and are none an operator sees.
 const NO_SENTENCES: [(&str, &str); 9] = [
