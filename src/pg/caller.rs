@@ -269,9 +269,9 @@ pub fn query_as<R>(
     }))
 }
 
-/// Runs a query with the caller's rights, and hands over its rows as [`super::rows::for_each`] does.
-pub fn for_each(query: &[u8], visit: impl FnMut(pg_sys::Datum)) {
-    with_rights_of(role(), || super::rows::for_each(query, visit));
+/// Runs a query with the rights of a role, and hands over its rows as [`super::rows::for_each`] does.
+pub fn for_each_as(role: pg_sys::Oid, query: &[u8], visit: impl FnMut(pg_sys::Datum)) {
+    with_rights_of(role, || super::rows::for_each(query, visit));
 }
 
 /// Replaces the statement other sessions see in pg_stat_activity, because it carries a secret.
