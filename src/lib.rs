@@ -13,6 +13,7 @@
 //! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`defaults`], [`identity`]: what a template leaves out; [`order`]: what goes in line; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
+//! | worker, before it begins | [`instance`]: whether this is a copy, which delivers nothing; [`standby`]: what shows that it is none |
 //! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
@@ -54,6 +55,7 @@ mod schedule;
 mod sender;
 mod settings;
 mod shared;
+mod standby;
 mod suggest;
 mod surface;
 mod sync;
@@ -80,6 +82,7 @@ extension_sql_file!(
     name = "destinations",
     requires = [
         "tables",
+        "instance",
         surface::wake,
         surface::hide_statement,
         surface::check::check_url,
@@ -114,12 +117,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/letters.sql",
     name = "letters",
-    requires = [
-        "syncs",
-        surface::letters::render_letter,
-        surface::letters::filter_letters,
-        surface::wake_for_messages
-    ]
+    requires =
+        ["syncs", surface::letters::render_letter, surface::letters::filter_letters, surface::count_written]
 );
 extension_sql_file!(
     "../sql/corrections.sql",
@@ -127,8 +126,16 @@ extension_sql_file!(
     requires = ["syncs", surface::corrections::check_correction]
 );
 extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
-extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
-extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);
+extension_sql_file!(
+    "../sql/reconcile.sql",
+    name = "reconcile",
+    requires = ["syncs", surface::reconcile::reconciled]
+);
+extension_sql_file!(
+    "../sql/instance.sql",
+    name = "instance",
+    requires = ["tables", surface::instance::this_instance]
+);
 extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
@@ -143,6 +150,7 @@ extension_sql_file!(
         "reconcile",
         surface::workers,
         surface::in_flight,
+        surface::capped,
         surface::endpoints
     ]
 );
@@ -177,6 +185,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::xact::listen(on_transaction, on_subtransaction);
     pg::hooks::install(on_command);
     pg::process::listen_for_relation_changes(sync::on_relation_change);
+    pg::process::register_watch(standby::PROCESS_TYPE, "lago_push_standby");
     pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
 }
 
@@ -212,8 +221,9 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
         (ChangesExtension, Before) => send_worker_out(pg::process::own_database()),
         // Until the transaction ends, with or without success: see on_transaction.
         (WantsDatabaseAlone(_) | ChangesExtension, After) => {}
-        (CommitPrepared, Before) => {}
+        (CommitPrepared | RollbackPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
+        (RollbackPrepared, After) => cap::doubt_all(),
     }
 }
 

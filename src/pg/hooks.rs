@@ -13,6 +13,8 @@ pub enum Command {
     ChangesExtension,
     /// Makes the messages of a prepared transaction visible; no callback of the transaction says so.
     CommitPrepared,
+    /// Takes them back; no callback of the transaction says so either.
+    RollbackPrepared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +124,11 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
         pg_sys::NodeTag::T_TransactionStmt => {
             // SAFETY: the tag says so.
             let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
-            let commits = kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED;
-            return commits.then_some(Command::CommitPrepared);
+            return match kind {
+                pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => Some(Command::CommitPrepared),
+                pg_sys::TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Some(Command::RollbackPrepared),
+                _ => None,
+            };
         }
         // SAFETY: the tag says so.
         pg_sys::NodeTag::T_DropdbStmt => unsafe { (*node.cast::<pg_sys::DropdbStmt>()).dbname },

@@ -34,13 +34,13 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// Variables of the server's environment.
     pub environment: Vec<(&'static str, String)>,
-    /// Another PostgreSQL than the one under test.
-    pub pg_config: Option<String>,
+    /// The folder of a PostgreSQL's programs, if not the one that the variable names.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), pg_config: None }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
     }
 }
 
@@ -63,13 +63,15 @@ impl Options {
     }
 }
 
-/// The two ways to stop a server that the tests care about.
+/// The ways to stop a server that the tests care about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Disconnect everybody, write a checkpoint, exit.
     Fast,
     /// Exit without cleaning up: what a crash leaves behind.
     Immediate,
+    /// `kill -9`: its processes notice by themselves that it is gone.
+    Kill,
 }
 
 pub struct Cluster {
@@ -92,20 +94,25 @@ impl Cluster {
 
     /// Makes a cluster and does not start it.
     pub fn prepare(options: &Options) -> Arc<Self> {
-        let programs = programs(&options.pg_config.clone().unwrap_or_else(pg_config));
+        let cluster = Self::without_data(options);
+        cluster.init();
+        cluster.configure(options);
+        Arc::new(cluster)
+    }
+
+    /// A folder and a guard; the data directory is for the caller to make.
+    pub(crate) fn without_data(options: &Options) -> Self {
+        let programs = options.programs.clone().unwrap_or_else(|| programs_of(&pg_config()));
         let folder = make_folder();
         let guard = start_guard(&folder);
-        let cluster = Self {
+        Self {
             version: major_version(&programs),
             programs,
             folder,
             environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
-        };
-        cluster.init();
-        cluster.configure(options);
-        Arc::new(cluster)
+        }
     }
 
     /// The cluster that all tests of one file share, each in a database of its own. It lives as long as the
@@ -146,6 +153,11 @@ impl Cluster {
             ("log_line_prefix", "%m [%p] %b %d: ".into()),
         ];
         lines.extend(options.settings.iter().cloned());
+        self.set(&lines);
+    }
+
+    /// Adds lines to postgresql.conf, of which the last of a name counts.
+    pub(crate) fn set(&self, lines: &[(&str, String)]) {
         let text: String =
             lines.iter().map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
         let path = self.data().join("postgresql.conf");
@@ -194,6 +206,7 @@ impl Cluster {
             let signal = match how {
                 Stop::Fast => Signal::INT,
                 Stop::Immediate => Signal::QUIT,
+                Stop::Kill => Signal::KILL,
             };
             signal_child(&postmaster, signal);
             wait_until("the server has stopped", PATIENCE, || postmaster.try_wait().ok().flatten());
@@ -325,7 +338,7 @@ impl Cluster {
         &self.folder
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -334,7 +347,7 @@ impl Cluster {
     }
 
     /// A program that must not run as root: then it runs as the account that Debian's packages make.
-    fn server_program(&self, name: &str) -> Command {
+    pub(crate) fn server_program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(&self.folder).env("LC_ALL", "C");
         // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.
@@ -378,7 +391,8 @@ fn pg_config() -> String {
     env::var(PG_CONFIG_VARIABLE).unwrap_or_else(|_| "pg_config".into())
 }
 
-fn programs(pg_config: &str) -> PathBuf {
+/// The folder of the programs of the PostgreSQL that has this pg_config.
+pub fn programs_of(pg_config: &str) -> PathBuf {
     let out = Command::new(pg_config).arg("--bindir").output();
     let out = out.unwrap_or_else(|e| panic!("{pg_config} does not run ({e}): set {PG_CONFIG_VARIABLE}"));
     assert!(out.status.success(), "{pg_config} --bindir failed");

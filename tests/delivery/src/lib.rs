@@ -6,6 +6,7 @@
 //! - [`scene`]: a database with the extension, a fake Lago, and a destination between them
 //! - [`catalog`]: what the extension has put into a database, comparable, with the SQL that makes it
 //! - [`markdown`]: a page of documentation, whose SQL is run and whose output is compared
+//! - [`standby`]: servers made from other servers: copies, and standbys that follow
 //! - [`oracle`]: whether what was committed is what will be billed
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
@@ -19,5 +20,6 @@ pub mod oracle;
 pub mod random;
 pub mod scene;
 pub mod soak;
+pub mod standby;
 pub mod wait;
 pub mod writers;

@@ -7,7 +7,7 @@
 
 use std::env;
 
-use delivery::cluster::{Cluster, Options, Stop};
+use delivery::cluster::{Cluster, Options, Stop, programs_of};
 use delivery::oracle::assert_billed;
 use delivery::scene::{Scene, insert_rows};
 use delivery::wait::{PATIENCE, wait_until};
@@ -31,7 +31,7 @@ fn upgraded(create_extension: &str) -> Scene {
     let new_programs =
         env::var("LAGO_PUSH_NEW_PG_CONFIG").expect("LAGO_PUSH_NEW_PG_CONFIG is set by the script");
     let old = Cluster::start(&Options::default());
-    let new = Cluster::prepare(&Options { pg_config: Some(new_programs), ..Options::default() });
+    let new = Cluster::prepare(&Options { programs: Some(programs_of(&pg_config)), ..Options::default() });
     assert!(new.version() > old.version(), "from {} to {}", old.version(), new.version());
 
     let mut scene = Scene::without_extension(old, Store::Postgres, "");
