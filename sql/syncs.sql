@@ -405,6 +405,7 @@ begin
     wanted.on_error := _create_sync.on_error;
     wanted.unchanged := _create_sync.unchanged;
     wanted.state := 'draft';
+    wanted.when_full := 'warn';
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');

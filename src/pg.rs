@@ -3,6 +3,7 @@
 
 pub mod caller;
 pub mod cell;
+pub mod claim;
 pub mod compat;
 pub mod encoding;
 pub mod heap;
@@ -11,4 +12,5 @@ pub mod mapper;
 pub mod process;
 pub mod shmem;
 pub mod trigger;
+pub mod walk;
 pub mod xact;

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod backfill;
 mod capture;
 mod catalog;
 mod choices;

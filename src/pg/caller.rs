@@ -149,6 +149,19 @@ fn with_rights<R>(work: impl FnOnce() -> R) -> R {
     with_rights_of(role(), work)
 }
 
+/// Does `work` as an entry point would: the current role is noted as the caller, and the owner's rights
+/// apply. For what cannot be handed over to a function, because it has to commit in between.
+pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    crate::capture::write_captured();
+    let (_, owner) = implementation_of(entry_point);
+    // SAFETY: reads a variable of the backend.
+    let caller = unsafe { pg_sys::GetUserId() };
+    CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), caller)));
+    let result = with_rights_of(owner, work);
+    CALLERS.with_borrow_mut(Vec::pop);
+    result
+}
+
 /// Does `work` with the rights of a role that exists. An error restores the former ones with the
 /// transaction or subtransaction it ends.
 pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
