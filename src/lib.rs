@@ -14,7 +14,7 @@
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
 //! | worker, before it begins | [`instance`]: whether this is a copy, which delivers nothing; [`standby`]: what shows that it is none |
-//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
+//! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
 //! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
@@ -63,6 +63,7 @@ mod template;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod verdict;
+mod version;
 mod worker;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -116,12 +117,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/letters.sql",
     name = "letters",
-    requires = [
-        "syncs",
-        surface::letters::render_letter,
-        surface::letters::filter_letters,
-        surface::wake_for_messages
-    ]
+    requires =
+        ["syncs", surface::letters::render_letter, surface::letters::filter_letters, surface::count_written]
 );
 extension_sql_file!(
     "../sql/corrections.sql",
@@ -129,7 +126,11 @@ extension_sql_file!(
     requires = ["syncs", surface::corrections::check_correction]
 );
 extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
-extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
+extension_sql_file!(
+    "../sql/reconcile.sql",
+    name = "reconcile",
+    requires = ["syncs", surface::reconcile::reconciled]
+);
 extension_sql_file!(
     "../sql/instance.sql",
     name = "instance",
@@ -149,6 +150,7 @@ extension_sql_file!(
         "reconcile",
         surface::workers,
         surface::in_flight,
+        surface::capped,
         surface::endpoints
     ]
 );
@@ -216,11 +218,12 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     use pg::hooks::{Command::*, Time::*};
     match (command, time) {
         (WantsDatabaseAlone(database), Before) => send_worker_out(database),
-        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        (ChangesExtension, Before) => send_worker_out(pg::process::own_database()),
         // Until the transaction ends, with or without success: see on_transaction.
-        (WantsDatabaseAlone(_) | DropsExtension, After) => {}
-        (CommitPrepared, Before) => {}
+        (WantsDatabaseAlone(_) | ChangesExtension, After) => {}
+        (CommitPrepared | RollbackPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
+        (RollbackPrepared, After) => cap::doubt_all(),
     }
 }
 

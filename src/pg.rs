@@ -11,6 +11,8 @@ pub mod mapper;
 pub mod place;
 pub mod process;
 pub mod replication;
+pub mod report;
+pub mod rows;
 pub mod shmem;
 pub mod trigger;
 pub mod xact;

@@ -3,6 +3,9 @@
 //! Between outbox and worker: a backend that committed messages finds here whom to wake. All of it
 //! is hints and observations; nothing here is needed to be right after a crash.
 
+pub mod caps;
+
+use self::caps::Caps;
 use crate::pg::process::{self, Place};
 use crate::pg::shmem::{self, AllAtomics, Block};
 use pgrx::pg_sys;
@@ -22,6 +25,7 @@ pub struct Shared {
     revisit: AtomicBool,
     slots: [Slot; DATABASES],
     lanes: [LaneSlot; LANES],
+    caps: Caps,
 }
 
 /// One database.
@@ -101,6 +105,11 @@ pub fn nothing_to_do_here() {
         slot.set_tick(None);
         slot.ends_well();
     }
+}
+
+/// The counters of what waits of syncs with a cap.
+pub fn caps() -> Option<&'static Caps> {
+    BLOCK.get().map(|shared| &shared.caps)
 }
 
 fn slot_of(database: u32) -> Option<&'static Slot> {
@@ -268,6 +277,9 @@ impl Slot {
         self.wanted.store(false, SeqCst);
         self.keep_out_until.store(0, SeqCst);
         self.set_tick(None);
+        for (_, place) in caps().into_iter().flat_map(|caps| caps.of(self.database.load(SeqCst))) {
+            place.free();
+        }
         self.database.store(0, SeqCst);
     }
 

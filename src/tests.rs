@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod caps;
 mod capture;
 mod catalog;
 mod choices;
@@ -12,6 +13,7 @@ mod corrections;
 mod dead_letters;
 mod definitions;
 mod destinations;
+mod hijack;
 mod identity;
 mod ledger;
 mod letters;
@@ -20,6 +22,8 @@ mod mappers;
 mod ordering;
 mod previews;
 mod privileges;
+mod reconcile;
+mod roles;
 mod stage;
 mod syncs;
 mod templates;

@@ -19,6 +19,7 @@ use self::read::{now_unix, since_2000};
 use self::speed::Speed;
 use self::ticks::Ticks;
 use crate::backoff::Dice;
+use crate::cap::Watch;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
@@ -32,6 +33,7 @@ use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
+use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -91,12 +93,24 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
     process::at_exit(farewell);
     slot.enter();
     pgrx::log!("lago_push worker started");
+    remark_on_version();
     match Worker::new(slot).map(Worker::run) {
         Ok(Ok(())) => slot.ends_well(),
         Ok(Err(error)) => pgrx::error!("lago_push worker ends: {error}"),
         Err(error) => pgrx::error!("lago_push worker cannot start: {error}"),
     }
     pgrx::log!("lago_push worker stopped");
+}
+
+/// Once for each start of a worker, and never while it works: it goes on by what is there.
+fn remark_on_version() {
+    let remark = xact::in_transaction(|| {
+        let installed = version::installed().ok().flatten()?;
+        version::remark(&process::database_name(process::own_database())?, &installed)
+    });
+    if let Some(remark) = remark {
+        pgrx::log!("{remark}");
+    }
 }
 
 #[pg_guard]
@@ -112,6 +126,8 @@ type Failure = Box<dyn std::error::Error>;
 struct Worker {
     slot: &'static Slot,
     tables: Option<outbox::Tables>,
+    /// Of the SQL its statements were prepared for.
+    version: Option<String>,
     guard: Guard,
     statements: Statements,
     senders: Senders,
@@ -148,6 +164,8 @@ struct Worker {
     complete_at: UnixMicros,
     dice: Dice,
     speed: Speed,
+    /// What it knows of the counters of syncs with a cap.
+    caps: Watch,
 }
 
 impl Worker {
@@ -155,6 +173,7 @@ impl Worker {
         Ok(Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
+            version: xact::in_transaction(version::installed)?,
             guard: Guard::Asking,
             statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
@@ -176,6 +195,7 @@ impl Worker {
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
+            caps: Watch::default(),
         })
     }
 
@@ -236,6 +256,7 @@ impl Worker {
                 .iter()
                 .all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
             if first_round && at_rest && !called {
+                self.put_caps_right();
                 return Ok(Outbox::Here);
             }
             first_round = false;
@@ -247,6 +268,7 @@ impl Worker {
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
             if at_rest {
+                self.put_caps_right();
                 self.slot.set_state(State::Idle);
                 self.slot.set_rate(0.0);
                 process::show_idle();
@@ -269,6 +291,22 @@ impl Worker {
                 return Ok(Outbox::Here);
             }
         }
+    }
+
+    /// Corrects the counters of syncs of which nothing waits: all that is committed has been seen, and
+    /// neither a lane nor a tick nor a pause keeps anything back.
+    fn put_caps_right(&mut self) {
+        if self.more || self.cursor.next_again().is_some() {
+            return;
+        }
+        let Self { caps, directory, lanes, paused, ticks, .. } = self;
+        caps.put_right(|sync| {
+            let delivery = directory.as_ref().and_then(|directory| directory.syncs.get(&sync));
+            let lane = delivery.and_then(|delivery| lanes.get(&delivery.destination));
+            lane.is_some_and(|lane| lane.is_idle() && lane.behind.is_none())
+                && !paused.contains_key(&sync)
+                && !ticks.holds(sync)
+        });
     }
 
     /// Takes in the answers to what is under way, as long as there is patience for them: what is
@@ -398,6 +436,8 @@ impl Worker {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
                         Errand::LookUp(look) => lane.look_up(message, look.clone(), Instant::now()),
+                        // About no message.
+                        Errand::Ask(_) => {}
                     }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));

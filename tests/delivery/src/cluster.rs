@@ -34,11 +34,13 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// Variables of the server's environment.
     pub environment: Vec<(&'static str, String)>,
+    /// The folder of a PostgreSQL's programs, if not the one that the variable names.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new() }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
     }
 }
 
@@ -94,7 +96,7 @@ impl Cluster {
 
     /// A folder and a guard; the data directory is for the caller to make.
     pub(crate) fn without_data(options: &Options) -> Self {
-        let programs = programs();
+        let programs = options.programs.clone().unwrap_or_else(programs);
         let folder = make_folder();
         let guard = start_guard(&folder);
         Self {
@@ -265,6 +267,20 @@ impl Cluster {
         let out = out.unwrap_or_else(|e| panic!("psql does not run: {e}"));
         assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Runs a script as psql does, its meta-commands and inline data included; panics at its first error.
+    #[track_caller]
+    pub fn psql_script(&self, database: &str, script: &str) {
+        let mut psql = self.program("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut psql = psql.spawn().unwrap_or_else(|e| panic!("psql does not run: {e}"));
+        let input = psql.stdin.take().expect("its input is a pipe");
+        // A psql that has given up reads no more; what it says then is what matters.
+        let _ = { input }.write_all(script.as_bytes());
+        let out = psql.wait_with_output().unwrap_or_else(|e| panic!("psql does not end: {e}"));
+        assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
     }
 
     /// The major version, such as 15.
