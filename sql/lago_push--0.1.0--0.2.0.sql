@@ -90,5 +90,8 @@ select pg_catalog.pg_extension_config_dump('lago_push.backfill_id_seq', '');
 
 drop function lago_push._carry_grants_over(regprocedure, regprocedure);
 
+-- Who has delivered so far goes on: without a mark, destinations are taken for a dump's.
+select lago_push._note_instance() where exists (select from lago_push.destination);
+
 -- A worker that is at work gets to know what has changed when this commits.
 select lago_push._wake();
