@@ -266,19 +266,28 @@ create table lago_push.backfill (
     filter         text,
     chunk          integer not null,
     by             text not null,
-    -- The primary key of the last row looked at, as an array of texts; null before the first.
+    -- The columns of the key it walks by, and that key of the last row looked at; null before the first.
+    walked_by      text[] not null,
     position       text[],
     rows_done      bigint not null default 0,
     rows_estimated bigint,
+    -- Those that do not meet the filter included.
+    rows_seen      bigint not null default 0,
+    table_rows     bigint,
     started_at     timestamptz not null default pg_catalog.clock_timestamp(),
     moved_at       timestamptz not null default pg_catalog.clock_timestamp(),
     finished_at    timestamptz,
+    -- The call that is at it, or was last, and how far it had come before.
+    resumed_at     timestamptz not null default pg_catalog.clock_timestamp(),
+    resumed_done   bigint not null default 0,
+    resumed_seen   bigint not null default 0,
     constraint backfill_is_numbered primary key (id),
     constraint backfill_belongs_to_a_sync
         foreign key (sync_id) references lago_push.sync (id) on delete cascade,
     constraint chunk_is_1_to_100000 check (chunk between 1 and 100000)
 );
 create index backfill_by_sync on lago_push.backfill (sync_id);
+create unique index one_unfinished_backfill_per_sync on lago_push.backfill (sync_id) where finished_at is null;
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
 
 -- Which server and database these tables were last served by. In no dump: who restores one is another.

@@ -190,6 +190,22 @@ fn bury(fired: &Fired, sync: i32, name: &str, key: Option<i64>, reason: String, 
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), key, dead));
 }
 
+/// Adds the message of a row no trigger has fired for.
+pub fn add_message(
+    sync: i32,
+    operation: Operation,
+    path: Option<Box<str>>,
+    key: Option<i64>,
+    payload: &[u8],
+) {
+    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, path, key, payload));
+}
+
+/// Adds the dead letter of such a row.
+pub fn add_dead(sync: i32, operation: Operation, key: Option<i64>, dead: StillBorn) {
+    with_buffer(|buffer, current| buffer.push_dead(current, sync, operation, key, dead));
+}
+
 fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {
     let current = xact::current_subtransaction();
     BUFFER.with_borrow_mut(|buffer| {

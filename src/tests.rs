@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod backfill;
 mod caps;
 mod capture;
 mod catalog;
