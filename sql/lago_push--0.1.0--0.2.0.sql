@@ -928,5 +928,8 @@ drop function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,tex
 
 drop function lago_push._carry_grants_over(regprocedure, regprocedure);
 
+-- Who has delivered so far goes on: without a mark, destinations are taken for a dump's.
+select lago_push._note_instance() where exists (select from lago_push.destination);
+
 -- A worker that is at work gets to know what has changed when this commits.
 select lago_push._wake();

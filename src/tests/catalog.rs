@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_dump_carries_every_table_but_the_keys_and_the_mark_of_who_delivers() {
+    fn a_dump_carries_every_table_but_the_keys_and_the_mark() {
         let dumped = texts(
             "select c.oid::regclass::text from pg_extension e cross join unnest(e.extconfig) d(id) join pg_class c on c.oid = d.id
               where e.extname = 'lago_push'",

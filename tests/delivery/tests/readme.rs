@@ -217,7 +217,9 @@ fn every_setting_is_described_as_it_is() {
     let page = readme();
     let described = section(&page, "## Settings");
     let cluster = Cluster::start(&Options::default());
-    let sql = "select name, boot_val, unit, min_val, max_val from pg_settings where name like 'lago_push.%'";
+    let sql = "select name, boot_val, case vartype when 'enum' then 'word' else unit end,
+                      min_val || ' to ' || max_val, array_to_string(enumvals, ', ')
+                 from pg_settings where name like 'lago_push.%'";
     let settings = cluster.connect("postgres").query(sql, &[]).unwrap();
     let in_source = read("src/settings.rs").matches("c\"lago_push.").count();
     assert_eq!(settings.len(), in_source, "settings of the server and of the source");
@@ -231,7 +233,8 @@ fn every_setting_is_described_as_it_is() {
             None => panic!("{} has no unit", text(0)),
         };
         let cells = row(described, text(0)).unwrap_or_else(|| panic!("{} is not described", text(0)));
-        assert_eq!(cells[1..4], [text(1), unit, &format!("{} to {}", text(3), text(4))], "{}", text(0));
+        let range: Option<&str> = setting.get::<_, Option<&str>>(3).or_else(|| setting.get(4));
+        assert_eq!(cells[1..4], [text(1), unit, range.unwrap_or_default()], "{}", text(0));
     }
 }
 
@@ -379,9 +382,10 @@ fn fixed_parts(format: &str) -> Vec<String> {
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 28] = [
+const SOURCES: [&str; 30] = [
     "src/cap.rs",
     "src/defaults.rs",
+    "src/instance.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
     "src/liquid/lists.rs",
@@ -405,6 +409,7 @@ const SOURCES: [&str; 28] = [
     "src/verdict/any.rs",
     "src/verdict/events.rs",
     "src/verdict/single.rs",
+    "src/worker/guard.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
     "sql/letters.sql",
