@@ -24,7 +24,7 @@ all: ## build a release without installing it, which is what pgxn asks for first
 	@scripts/install --build $(PG)
 
 deb: ## a Debian package of a release, for PostgreSQL of that version from Debian or apt.postgresql.org (PG=15)
-	@scripts/prerequisites test $(PG)
+	@scripts/prerequisites package $(PG)
 	@scripts/with-extension release $(PG) scripts/deb $(PG)
 
 test: ## every test, on one PostgreSQL (PG=15)

@@ -216,7 +216,8 @@ fn assert_shows_the_view(scene: &Scene, age: Age, mut shown: impl FnMut() -> Opt
     assert_eq!(of("lago_push_pending", "sync", "calls"), Some(1.0), "{view:?}");
     assert_eq!(of("lago_push_delivered_total", "sync", "calls"), Some(2.0), "{view:?}");
     assert_eq!(of("lago_push_dead_letters", "sync", "calls"), Some(1.0), "{view:?}");
-    assert_eq!(of("lago_push_held", "destination", "lago"), Some(1.0), "{view:?}");
+    assert_eq!(of("lago_push_held", "reason", "operator"), Some(1.0), "{view:?}");
+    assert_eq!(of("lago_push_held", "reason", "worker"), Some(0.0), "{view:?}");
     assert_eq!(of("lago_push_delivered_total", "source", r#""quo""te\d""#), Some(1.0), "{view:?}");
     let version: String = scene.value("select extversion from pg_extension where extname = 'lago_push'");
     assert_eq!(of("lago_push_info", "version", &version), Some(1.0), "{view:?}");
@@ -405,8 +406,8 @@ fn prometheus_stores_each_figure_under_its_own_name_and_raises_the_alarms() {
             alerts.find(ours).map(|alert| alert["state"].clone())
         })
     };
-    // Not fired yet: it may pass within five minutes.
-    assert_eq!(alarm("LagoPushDestinationHeld", "destination", "lago"), "pending");
+    // Not fired yet: it has two hours.
+    assert_eq!(alarm("LagoPushHoldForgotten", "destination", "lago"), "pending");
     assert_eq!(alarm("LagoPushDeadLettersGrow", "sync", "calls"), "firing");
 }
 

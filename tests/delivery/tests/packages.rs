@@ -210,7 +210,8 @@ fn the_package_holds_the_extension_and_nobody_but_root_owns_it() {
 #[test]
 fn the_package_is_the_same_whenever_it_is_made() {
     let again = make_package(&folder().join("two"));
-    assert_eq!(fs::read(package()).unwrap(), fs::read(again).unwrap());
+    let same = fs::read(package()).unwrap() == fs::read(&again).unwrap();
+    assert!(same, "{} and {} differ: diffoscope shows in what", package().display(), again.display());
 }
 
 #[test]
