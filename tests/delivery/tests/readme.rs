@@ -115,7 +115,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     assert!(tried.run >= 35, "only {} SQL blocks were found", tried.run);
     assert!(tried.compared >= 22, "only {} blocks with output were found", tried.compared);
     assert!(tried.failed_on_purpose >= 3, "only {} blocks with an error were found", tried.failed_on_purpose);
-    assert_eq!(billed("api_calls"), Some((7, Some("2454.5".into()))));
+    assert_eq!(billed("api_calls"), Some((12, Some("2454.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
     let bill = scene.lago.bill();
