@@ -181,13 +181,8 @@ fn push_version(view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
             )?;
             write!(out, "{:x}-{command:x}-{:x}", xact::top_id(), xact::began_unix_micros())
         }
-        Origin::Look => write!(out, "look-{:x}", xact::began_unix_micros()),
+        Origin::Look | Origin::Past => write!(out, "look-{:x}", xact::began_unix_micros()),
         Origin::Letter { id, .. } => write!(out, "letter-{id}"),
-        Origin::Past => {
-            return Err(
-                "the payload has no \"transaction_id\", and which update this was is not known".into()
-            );
-        }
     };
     Ok(())
 }
