@@ -332,7 +332,7 @@ impl Finding {
     fn row(self, sync_id: i32) -> Row {
         let (finding, detail, resent) = match self.what {
             What::Missing { asked: Asked::Yes, again: Some(again), .. } => {
-                capture::capture_again(sync_id, again.operation, again.key, &again.payload);
+                capture::add_message(sync_id, again.operation, None, again.key, &again.payload);
                 (
                     "missing",
                     "Lago does not have it; it is sent again when this transaction commits".into(),
