@@ -136,9 +136,7 @@ impl Defaults {
             Supplied::Time => json::push_unix_seconds(
                 out,
                 match view.origin {
-                    Origin::Change | Origin::Look | Origin::Existing => {
-                        xact::began_unix_micros()
-                    }
+                    Origin::Change | Origin::Look | Origin::Existing => xact::began_unix_micros(),
                     Origin::Letter { unix_micros, .. } => unix_micros,
                 },
             ),

@@ -27,20 +27,7 @@ pub fn walk(
 ) -> Option<Walked> {
     let command = CString::new(command).ok()?;
     Some(with_rights_of(role(), || {
-        cell::pinned_with(c"pg_catalog, pg_temp", || walk_open(&command, &mut visit))
-    }))
-}
-
-/// The same with the rights there are, for lago_push's own tables; every value is visited that is not null.
-pub fn walk_own(command: &str, mut visit: impl FnMut(pg_sys::Datum)) {
-    let Ok(command) = CString::new(command) else { return };
-    walk_open(&command, &mut |datum| {
-        datum.into_iter().for_each(&mut visit);
-        ControlFlow::Continue(())
-    });
-}
-
-fn walk_open(command: &CStr, visit: &mut impl FnMut(Option<pg_sys::Datum>) -> ControlFlow<()>) -> Walked {
+        cell::pinned_with(c"pg_catalog, pg_temp", || {
             // SAFETY: connects for the one query below.
             unsafe { pg_sys::SPI_connect() };
             // SAFETY: a query without parameters; errors leave by unwinding.
@@ -57,12 +44,14 @@ fn walk_open(command: &CStr, visit: &mut impl FnMut(Option<pg_sys::Datum>) -> Co
                 )
             };
             let mut walked = Walked::default();
-            while visit_some(portal, visit, &mut walked).is_continue() {}
+            while visit_some(portal, &mut visit, &mut walked).is_continue() {}
             // SAFETY: opened above.
             unsafe { pg_sys::SPI_cursor_close(portal) };
             // SAFETY: connected above.
             unsafe { pg_sys::SPI_finish() };
             walked
+        })
+    }))
 }
 
 /// Fetches some rows and visits them.
