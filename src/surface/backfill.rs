@@ -45,10 +45,10 @@ pub extern "C" fn pg_finfo_lago_push_backfill() -> &'static pg_sys::Pg_finfo_rec
 
 fn refuse_bound(bound: Bound) {
     let why = match bound {
-        Bound::ToABlock => "This is a transaction block, or one of several statements that were sent as one.",
-        Bound::ToACaller => {
-            "It is called by a function, or inside a block that catches errors, and these cannot commit."
+        Bound::ToABlock => {
+            "This is a transaction block, one of several statements sent as one, or a block that catches errors."
         }
+        Bound::ToACaller => "It is called by a function.",
     };
     refuse(
         PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION,
