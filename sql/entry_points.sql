@@ -138,6 +138,7 @@ comment on function lago_push._has_captured() is 'Internal: whether the calling 
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._key_of_row(bytea) is 'Internal: the key of the row a query gives.';
 comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
 comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';

@@ -129,7 +129,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/backfill.sql",
     name = "backfill",
-    requires = ["syncs", surface::backfill::capture_rows, surface::backfill::estimate_rows]
+    requires = [
+        "syncs",
+        surface::backfill::capture_rows,
+        surface::backfill::key_of_row,
+        surface::backfill::estimate_rows
+    ]
 );
 extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
 extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);

@@ -147,7 +147,11 @@ pub fn in_steps(mut work: impl FnMut() -> Step) {
             Step::Commit { pause } => {
                 // SAFETY: nothing of this transaction is held any more; see `bound`.
                 unsafe { pg_sys::SPI_commit() };
-                super::process::pause(pause);
+                if !pause.is_zero() {
+                    super::process::pause(pause);
+                    // SAFETY: as above. The next step's transaction begins now, as its `now()` will say.
+                    unsafe { pg_sys::SPI_commit() };
+                }
             }
         }
     }

@@ -399,6 +399,12 @@ pub(crate) fn capture_rows(
     TableIterator::once((walked.rows, captured, walked.last))
 }
 
+/// The key of the only row a query gives, as [`capture_rows`] gives it; empty if there is none.
+#[pg_extern(name = "_key_of_row", volatile)]
+pub(crate) fn key_of_row(command: &[u8]) -> Vec<Vec<u8>> {
+    walk::walk(command, |_| ControlFlow::Continue(())).unwrap_or_default().last
+}
+
 /// How many rows the planner expects of a query, in the database's encoding.
 #[pg_extern(name = "_estimate_rows", volatile)]
 pub(crate) fn estimate_rows(command: &[u8]) -> Option<i64> {
