@@ -1,6 +1,29 @@
 -- Tables: what lago_push keeps. They are private; the views are what users read.
 -- A dump carries configuration, waiting messages and accounts, but never an API key.
 
+-- Whoever owns the schema, or may create in it, could lay functions beside those below that calls of the owner's
+-- would take for them. A dump is restored into an empty schema of a superuser's.
+do $$
+declare
+    own pg_catalog.pg_namespace;
+begin
+    select n.* into own from pg_catalog.pg_namespace n where n.nspname operator(pg_catalog.=) 'lago_push';
+    if own.nspowner operator(pg_catalog.<>) (select r.oid from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user)
+       and not (select r.rolsuper from pg_catalog.pg_roles r where r.oid operator(pg_catalog.=) own.nspowner)
+       or exists (select from pg_catalog.aclexplode(own.nspacl) a
+                   where a.grantee operator(pg_catalog.<>) own.nspowner and a.privilege_type operator(pg_catalog.=) 'CREATE')
+       or exists (select from pg_catalog.pg_depend d
+                   where d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                     and d.refobjid operator(pg_catalog.=) own.oid and d.deptype operator(pg_catalog.=) 'n'
+                     and d.classid operator(pg_catalog.<>) 'pg_catalog.pg_extension'::pg_catalog.regclass) then
+        raise exception using errcode = 'invalid_schema_name',
+            message = 'schema "lago_push" is there already and is not lago_push''s alone',
+            detail = 'What others own or create in it would run with the rights of the extension''s owner.',
+            hint = 'If nobody needs what is in it: drop schema lago_push cascade. Then create the extension again.';
+    end if;
+end
+$$;
+
 create table lago_push.destination (
     id           integer generated always as identity,
     name         text not null,

@@ -5,16 +5,21 @@
 //! with it: after a crash the messages are still in the outbox and go out again, byte for byte, and
 //! Lago recognizes them. Any error therefore simply ends the process; the launcher starts another.
 
+mod backed;
+mod guard;
 mod read;
 mod replies;
 mod settle;
 mod speed;
 mod ticks;
 
+use self::backed::Unbacked;
+use self::guard::Guard;
 use self::read::{now_unix, since_2000};
 use self::speed::Speed;
 use self::ticks::Ticks;
 use crate::backoff::Dice;
+use crate::cap::Watch;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
@@ -28,6 +33,7 @@ use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Slot, State};
+use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -87,12 +93,24 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
     process::at_exit(farewell);
     slot.enter();
     pgrx::log!("lago_push worker started");
+    remark_on_version();
     match Worker::new(slot).map(Worker::run) {
         Ok(Ok(())) => slot.ends_well(),
         Ok(Err(error)) => pgrx::error!("lago_push worker ends: {error}"),
         Err(error) => pgrx::error!("lago_push worker cannot start: {error}"),
     }
     pgrx::log!("lago_push worker stopped");
+}
+
+/// Once for each start of a worker, and never while it works: it goes on by what is there.
+fn remark_on_version() {
+    let remark = xact::in_transaction(|| {
+        let installed = version::installed().ok().flatten()?;
+        version::remark(&process::database_name(process::own_database())?, &installed)
+    });
+    if let Some(remark) = remark {
+        pgrx::log!("{remark}");
+    }
 }
 
 #[pg_guard]
@@ -108,6 +126,9 @@ type Failure = Box<dyn std::error::Error>;
 struct Worker {
     slot: &'static Slot,
     tables: Option<outbox::Tables>,
+    /// Of the SQL its statements were prepared for.
+    version: Option<String>,
+    guard: Guard,
     statements: Statements,
     senders: Senders,
     /// None until the first read.
@@ -126,6 +147,8 @@ struct Worker {
     /// Syncs that messages name and the directory does not; and since when, at the latest, the messages
     /// may have been committed.
     strangers: BTreeMap<i32, UnixMicros>,
+    /// What was read and waits for standbys; nothing more is read meanwhile.
+    unbacked: Option<Unbacked>,
     /// What waits for the clock.
     ticks: Ticks,
     /// Messages whose call was begun by an earlier worker.
@@ -141,6 +164,8 @@ struct Worker {
     complete_at: UnixMicros,
     dice: Dice,
     speed: Speed,
+    /// What it knows of the counters of syncs with a cap.
+    caps: Watch,
 }
 
 impl Worker {
@@ -148,6 +173,8 @@ impl Worker {
         Ok(Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
+            version: xact::in_transaction(version::installed)?,
+            guard: Guard::Asking,
             statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
             directory: None,
@@ -159,6 +186,7 @@ impl Worker {
             known: HashSet::new(),
             paused: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            unbacked: None,
             ticks: Ticks::default(),
             lost: Vec::new(),
             untried_since: process::now(),
@@ -167,6 +195,7 @@ impl Worker {
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
+            caps: Watch::default(),
         })
     }
 
@@ -200,10 +229,11 @@ impl Worker {
             // While it is left set, commits set no latch: neither when nothing can be delivered, nor
             // between two looks at an outbox that is being written to all the time.
             let look_at = self.next_look();
-            if self.can_deliver() && look_at.is_none() {
+            let is_backed = self.unbacked_pause().is_none();
+            if self.can_deliver() && look_at.is_none() && is_backed {
                 news |= self.slot.take_wanted();
             }
-            if news || self.wants_to_read() || self.slot.is_redefined() {
+            if is_backed && (news || self.wants_to_read()) || self.slot.is_redefined() {
                 self.set_busy("reading the outbox");
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(Outbox::Gone);
@@ -213,9 +243,9 @@ impl Worker {
             }
             let due = self.dispatch()?;
             // A flag left set would not be seen again: nobody sets the latch for it.
-            if self.wants_to_read()
-                || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
-            {
+            let may_read = self.wants_to_read()
+                || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none();
+            if may_read && self.unbacked.is_none() {
                 if process::wait(Some(Duration::ZERO), None) == Continue::No {
                     return Ok(Outbox::Here);
                 }
@@ -226,6 +256,7 @@ impl Worker {
                 .iter()
                 .all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
             if first_round && at_rest && !called {
+                self.put_caps_right();
                 return Ok(Outbox::Here);
             }
             first_round = false;
@@ -237,12 +268,16 @@ impl Worker {
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
             if at_rest {
+                self.put_caps_right();
                 self.slot.set_state(State::Idle);
                 self.slot.set_rate(0.0);
                 process::show_idle();
             } else {
                 self.slot.set_rate(self.speed.per_second(now));
-                process::show(&format!("waiting for Lago: {} requests under way", self.in_flight()));
+                match self.in_flight() {
+                    0 if self.unbacked.is_some() => process::show(backed::WAITING),
+                    requests => process::show(&format!("waiting for Lago: {requests} requests under way")),
+                }
             }
             if process::wait(timeout, Some(self.senders.descriptor())) == Continue::No {
                 return Ok(Outbox::Here);
@@ -256,6 +291,22 @@ impl Worker {
                 return Ok(Outbox::Here);
             }
         }
+    }
+
+    /// Corrects the counters of syncs of which nothing waits: all that is committed has been seen, and
+    /// neither a lane nor a tick nor a pause keeps anything back.
+    fn put_caps_right(&mut self) {
+        if self.more || self.cursor.next_again().is_some() {
+            return;
+        }
+        let Self { caps, directory, lanes, paused, ticks, .. } = self;
+        caps.put_right(|sync| {
+            let delivery = directory.as_ref().and_then(|directory| directory.syncs.get(&sync));
+            let lane = delivery.and_then(|delivery| lanes.get(&delivery.destination));
+            lane.is_some_and(|lane| lane.is_idle() && lane.behind.is_none())
+                && !paused.contains_key(&sync)
+                && !ticks.holds(sync)
+        });
     }
 
     /// Takes in the answers to what is under way, as long as there is patience for them: what is
@@ -336,6 +387,9 @@ impl Worker {
 
     /// Sends what may go. Gives the next moment at which something may.
     fn dispatch(&mut self) -> Result<Option<Instant>, Failure> {
+        if let Some(pause) = self.unbacked_pause() {
+            return Ok(Some(Instant::now() + pause));
+        }
         let mut next_due: Option<Instant> = None;
         let mut jobs = Vec::new();
         for (id, lane) in &mut self.lanes {
@@ -366,18 +420,24 @@ impl Worker {
                 jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages, errand });
             }
         }
-        self.note_begun(&jobs)?;
+        let noted = self.note_begun(&jobs)?;
         let touched: BTreeSet<i32> = jobs.iter().map(|job| job.lane).collect();
         for job in jobs {
-            if let Err(job) = self.senders.send(job)
+            // No thread can be started, if the machine is out of them for now.
+            let unsent = match noted {
+                Continue::Yes => self.senders.send(job).err(),
+                Continue::No => Some(Box::new(job)),
+            };
+            if let Some(job) = unsent
                 && let Some(lane) = self.lanes.get_mut(&job.lane)
             {
-                // No thread could be started: the machine is out of them for now.
                 lane.returned(&job.messages);
                 for message in job.messages.into_iter().rev() {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
                         Errand::LookUp(look) => lane.look_up(message, look.clone(), Instant::now()),
+                        // About no message.
+                        Errand::Ask(_) => {}
                     }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));
@@ -389,20 +449,26 @@ impl Worker {
         Ok(next_due)
     }
 
-    /// Writes down, on disk, which calls begin that must not be made twice: should this process or the
-    /// server die before they are settled, nobody would know otherwise.
-    fn note_begun(&self, jobs: &[Job]) -> Result<(), Failure> {
+    /// Writes down, on disk and on synchronous standbys, which calls begin that must not be made twice:
+    /// should this process or the server die before they are settled, nobody would know otherwise. Says
+    /// whether they may begin.
+    fn note_begun(&self, jobs: &[Job]) -> Result<Continue, Failure> {
         let begun: Vec<i64> = jobs
             .iter()
             .filter(|job| job.shape.call.repeat == Repeat::Never && job.errand == Errand::Deliver)
             .flat_map(|job| job.messages.iter().map(|message| message.id))
             .collect();
-        if !begun.is_empty() {
-            xact::in_transaction(|| outbox::begin_calls(&self.statements, &begun))?;
-            // That commit too: it did not wait for the disk.
-            xact::in_transaction(xact::flush_log);
+        if begun.is_empty() {
+            return Ok(Continue::Yes);
         }
-        Ok(())
+        xact::in_transaction(|| outbox::begin_calls(&self.statements, &begun))?;
+        // That commit too: it did not wait for the disk.
+        let end = xact::in_transaction(xact::flush_log);
+        let go_on = self.wait_for_standbys(end);
+        if go_on == Continue::No {
+            xact::in_transaction(|| outbox::take_back_calls(&self.statements, &begun))?;
+        }
+        Ok(go_on)
     }
 }
 

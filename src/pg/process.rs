@@ -20,6 +20,19 @@ pub fn register_launcher(name: &str, function: &str) {
         .load();
 }
 
+/// Registers the process that watches a recovery: from the server's start, and until it ends well.
+pub fn register_watch(name: &str, function: &str) {
+    // Without access to databases it may start at once, and run where a hot standby is not wanted.
+    BackgroundWorkerBuilder::new(name)
+        .set_type(name)
+        .set_library("lago_push")
+        .set_function(function)
+        .enable_shmem_access(None)
+        .set_start_time(BgWorkerStartTime::PostmasterStart)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
 /// A process started by [`start`], while this process lives.
 pub struct Child(DynamicBackgroundWorker);
 
@@ -50,13 +63,18 @@ pub fn start(name: &str, process_type: &str, function: &str, database: pg_sys::O
 /// First act of a background process: take signals, and connect to `database`, or to the shared
 /// catalogs only.
 pub fn begin(database: Option<pg_sys::Oid>) {
+    begin_unconnected();
+    let database = database.unwrap_or(pg_sys::InvalidOid);
+    // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+}
+
+/// First act of a background process that reads no catalog: take signals.
+pub fn begin_unconnected() {
     super::compat::on_signal(libc::SIGHUP, note_reload);
     super::compat::on_signal(libc::SIGTERM, note_shutdown);
     // SAFETY: a background worker's first act, after its handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
-    let database = database.unwrap_or(pg_sys::InvalidOid);
-    // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
-    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
 }
 
 /// Both do what the server's own handlers for background processes do: set a flag, set the latch, and

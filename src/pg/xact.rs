@@ -336,14 +336,16 @@ fn with_epoch(xid: u32, next: u64) -> u64 {
 
 /// Waits until everything any transaction has written so far is on disk. A commit becomes visible to
 /// others before its record is flushed if `synchronous_commit` is off; what is sent to Lago must not
-/// be lost here by a crash.
-pub fn flush_log() {
+/// be lost here by a crash. Gives where that ends.
+pub fn flush_log() -> u64 {
     // SAFETY: asks for a position; allowed in any transaction.
     let next = unsafe { pg_sys::GetXLogInsertRecPtr() };
     // SAFETY: a variable of the server, fixed at its start.
     let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    let end = end_of_log(next, segment_bytes);
     // SAFETY: waits for a position up to which the log has been generated.
-    unsafe { pg_sys::XLogFlush(end_of_log(next, segment_bytes)) };
+    unsafe { pg_sys::XLogFlush(end) };
+    end
 }
 
 /// Where the log ends, given where its next record will begin. The two differ at the start of a page,

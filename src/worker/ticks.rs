@@ -74,6 +74,12 @@ impl Ticks {
         self.waiting.keys().filter(|(sync, _)| is_open(*sync)).map(|(_, tick)| *tick).min()
     }
 
+    /// Whether anything of a sync waits here.
+    pub fn holds(&self, sync: i32) -> bool {
+        self.due.contains_key(&sync)
+            || self.waiting.range((sync, UnixMicros::MIN)..=(sync, UnixMicros::MAX)).next().is_some()
+    }
+
     /// The syncs that have something to be read.
     pub fn due_syncs(&self) -> impl Iterator<Item = i32> {
         self.due.keys().copied()
