@@ -133,7 +133,7 @@ end
 $$;
 comment on function lago_push._backfill_query(lago_push.sync, text, text[], text[], bigint) is 'Internal: the query for the next rows of a backfill.';
 
--- Purpose:    the last key of a table, by the rows the caller may see; null if there is none.
+-- Purpose:    the last key of a table, by the rows its owner may see; null if there is none.
 create function lago_push._last_key(source regclass)
 returns text[]
 language sql
@@ -142,7 +142,7 @@ as $$
     select nullif(array(
         select convert_from(l.value, getdatabaseencoding())
           from lago_push._walking_key(_last_key.source) k
-         cross join unnest(lago_push._key_of_row(convert_to(format('select null, %s from %s order by %s limit 1',
+         cross join unnest(lago_push._key_of_row(_last_key.source, convert_to(format('select null, %s from %s order by %s limit 1',
                    (select string_agg(format('new.%I', c.name), ', ' order by c.place) from unnest(k.columns) with ordinality c(name, place)),
                    lago_push._walked_table(_last_key.source),
                    (select string_agg(format('new.%I desc', c.name), ', ' order by c.place) from unnest(k.columns) with ordinality c(name, place))),
@@ -209,11 +209,12 @@ begin
     if condition is not null then
         perform lago_push._check_filter(convert_to(condition, getdatabaseencoding()));
     end if;
-    if exists (select from pg_class c join pg_roles r on r.oid = lago_push._caller()
+    -- The rows are read with the owner's rights.
+    if exists (select from pg_class c join pg_roles r on r.oid = c.relowner
                 where c.oid = wanted.source and c.relrowsecurity and c.relforcerowsecurity and not r.rolsuper and not r.rolbypassrls) then
         raise warning using
-            message = format('row-level security applies to %s, and rows it hides from you are not sent', wanted.source),
-            hint = 'To send all, call it as a role with bypassrls that is a member of the table''s owner.';
+            message = format('row-level security applies to %s, and rows it hides from the owner are not sent', wanted.source),
+            hint = format('alter table %s no force row level security', wanted.source);
     end if;
     sync_id := wanted.id;
     command := convert_to(lago_push._backfill_query(wanted, condition, null, null, lago_push._backfill_reach(1)), getdatabaseencoding());
@@ -247,9 +248,9 @@ begin
         unfinished := null;
     end if;
     if unfinished.id is null then
-        expected := lago_push._estimate_rows(convert_to(format('select from %s where %s', lago_push._walked_table(wanted.source),
+        expected := lago_push._estimate_rows(wanted.source, convert_to(format('select from %s where %s', lago_push._walked_table(wanted.source),
             lago_push._backfill_condition(wanted, condition)), getdatabaseencoding()));
-        in_table := lago_push._estimate_rows(convert_to('select from ' || lago_push._walked_table(wanted.source), getdatabaseencoding()));
+        in_table := lago_push._estimate_rows(wanted.source, convert_to('select from ' || lago_push._walked_table(wanted.source), getdatabaseencoding()));
         insert into lago_push.backfill (sync_id, filter, chunk, by, walked_by, until, rows_estimated, table_rows)
         values (wanted.id, condition, _backfill_begin.chunk, lago_push._caller()::text, walked_by,
                 lago_push._last_key(wanted.source), expected, in_table)
