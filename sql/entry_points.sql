@@ -136,7 +136,13 @@ language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.revoke_access(regrole) is 'Takes from a role everything it was granted in lago_push.';
 
 comment on function lago_push._capped() is 'Internal: how many messages wait of syncs with a cap, as far as it is known.';
+-- Not handed over: it commits, which a function cannot. Its steps run as the owner, each in a transaction.
+create procedure lago_push.backfill(sync text, filter text default null, chunk integer default 10000, restart boolean default false)
+language c as 'MODULE_PATHNAME', 'lago_push_backfill';
+comment on procedure lago_push.backfill(text, text, integer, boolean) is 'Sends the rows that are in a sync''s source already, through the same template, behind the live ones; goes on where it was when it is called again.';
+
 comment on function lago_push._caller() is 'Internal: the role that called the entry point under way.';
+comment on function lago_push._capture_rows(integer, bytea, integer) is 'Internal: captures existing rows of a sync''s source.';
 comment on function lago_push._check_correction(bigint, integer, text, boolean, bytea) is 'Internal: refuses a payload Lago would not bill, and takes out of it what belongs into the path.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
@@ -145,6 +151,7 @@ comment on function lago_push._check_schedule(text) is 'Internal: refuses a sche
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
 comment on function lago_push._count_written(integer, bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
 comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
+comment on function lago_push._estimate_rows(bytea) is 'Internal: how many rows the planner expects of a query.';
 comment on function lago_push._execute_as_caller(bytea) is 'Internal: runs a command with the rights of the role that called.';
 comment on function lago_push._filter_letters(bytea, bytea) is 'Internal: which dead letters a filter picks, by the caller''s rights.';
 comment on function lago_push._has_captured() is 'Internal: whether the calling transaction has captured rows.';

@@ -19,9 +19,9 @@ begin
             functions := '{}';
         when 'maker' then
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
-                           pause,resume,redrive,discard,correct,flush,backfill,cancel_backfill,reconcile}';
+                           pause,resume,redrive,discard,correct,flush,reconcile}';
         when 'operator' then
-            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,reconcile}';
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush}';
             relations := '{outbox,dead_letters,replies}';
         when 'admin' then
             functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';

@@ -11,6 +11,7 @@
 
 use crate::buffer::Subtransaction;
 use crate::pg::process;
+use crate::pg::report::Words;
 use crate::shared;
 use crate::shared::caps::{Counted, Known, Place};
 use std::cell::{Cell, RefCell};
@@ -76,6 +77,36 @@ impl Cap {
             None => 0,
         };
         decide(elsewhere.saturating_add(own), self.most)
+    }
+
+    /// Why a row is a dead letter.
+    pub fn reason(&self, waiting: i64) -> String {
+        format!(
+            "the outbox held {waiting} messages of this sync, and max_pending is {}; lago_push.redrive() sends this row",
+            self.most
+        )
+    }
+
+    /// Why a write is refused.
+    pub fn refusal(&self, name: &str, waiting: i64) -> Words {
+        Words {
+            message: format!("sync \"{name}\" takes no more rows: {waiting} of its messages wait"),
+            detail: format!("Its max_pending is {}, and when_full is raise.", self.most),
+            hint: "See in lago_push.status and lago_push.destinations why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn')."
+                .to_owned(),
+        }
+    }
+
+    /// What a writer is told whose row is captured all the same.
+    pub fn warning(&self, name: &str) -> Words {
+        Words {
+            message: format!("the outbox holds as many messages of sync \"{name}\" as it may"),
+            detail: format!(
+                "Its max_pending is {}. The row is captured all the same: when_full is warn.",
+                self.most
+            ),
+            hint: "See in lago_push.status and lago_push.destinations why they wait.".to_owned(),
+        }
     }
 
     fn place(&self) -> Option<&'static Place> {

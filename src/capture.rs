@@ -5,10 +5,10 @@
 //! application that its write neither waits for anything nor fails, unless the sync asks for that.
 
 use crate::buffer::{Buffer, Operation, StillBorn, Subtransaction};
-use crate::cap::{self, Cap, Room, WhenFull};
+use crate::cap::{self, Room, WhenFull};
 use crate::defaults::Origin;
 use crate::pg::cell;
-use crate::pg::report::{self, Audience, Warning};
+use crate::pg::report::{self, Audience, Words};
 use crate::pg::trigger::{Fired, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
 use crate::recipe::Made;
@@ -130,44 +130,29 @@ fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
     let buffered = BUFFER.with_borrow(|buffer| buffer.payloads(ready.sync));
     let Room::None(waiting) = cap.room(buffered, outbox::count_committed) else { return true };
     match cap.when_full {
-        WhenFull::Warn => warn_of_full(ready, cap),
+        WhenFull::Warn => warn_once(&cap.warning(&ready.name)),
         WhenFull::DeadLetter => {
-            let reason = format!(
-                "the outbox held {waiting} messages of this sync, and max_pending is {}; lago_push.redrive() sends this row",
-                cap.most
-            );
-            bury(fired, ready.sync, &ready.name, key, reason, &ready.excluded);
+            bury(fired, ready.sync, &ready.name, key, cap.reason(waiting), &ready.excluded)
         }
-        WhenFull::Raise => ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("sync \"{}\" takes no more rows: {waiting} of its messages wait", ready.name),
-            "capture",
-        )
-        .set_detail(format!("Its max_pending is {}, and when_full is raise.", cap.most))
-        .set_hint(
-            "lago_push.status and lago_push.destinations say why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn').",
-        )
-        .report(PgLogLevel::ERROR),
+        WhenFull::Raise => {
+            let Words { message, detail, hint } = cap.refusal(&ready.name, waiting);
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message, "capture")
+                .set_detail(detail)
+                .set_hint(hint)
+                .report(PgLogLevel::ERROR);
+        }
     }
     cap.when_full == WhenFull::Warn
 }
 
-/// Tells the writer, once in a transaction.
-fn warn_of_full(ready: &Ready, cap: &Cap) {
+/// Tells the writer, once in a transaction; and the log, now and then.
+fn warn_once(words: &Words) {
     if TRANSACTION.get().warned {
         return;
     }
     note(|transaction| transaction.warned = true);
-    let warning = Warning {
-        message: format!("the outbox holds as many messages of sync \"{}\" as it may", ready.name),
-        detail: format!(
-            "Its max_pending is {}. The row is captured all the same: when_full is warn.",
-            cap.most
-        ),
-        hint: "lago_push.status and lago_push.destinations say why they wait.".to_owned(),
-    };
     let audience = if cap::may_log() { Audience::WriterAndLog } else { Audience::Writer };
-    report::warn(&warning, audience);
+    report::warn(words, audience);
 }
 
 fn unrendered(
@@ -203,6 +188,22 @@ fn bury(fired: &Fired, sync: i32, name: &str, key: Option<i64>, reason: String, 
         old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
     };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), key, dead));
+}
+
+/// Adds the message of a row no trigger has fired for.
+pub fn add_message(
+    sync: i32,
+    operation: Operation,
+    path: Option<Box<str>>,
+    key: Option<i64>,
+    payload: &[u8],
+) {
+    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, path, key, payload));
+}
+
+/// Adds the dead letter of such a row.
+pub fn add_dead(sync: i32, operation: Operation, key: Option<i64>, dead: StillBorn) {
+    with_buffer(|buffer, current| buffer.push_dead(current, sync, operation, key, dead));
 }
 
 fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {

@@ -25,6 +25,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
+mod backfill;
 mod backoff;
 mod buffer;
 mod call;
@@ -125,7 +126,6 @@ extension_sql_file!(
     name = "corrections",
     requires = ["syncs", surface::corrections::check_correction]
 );
-extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
 extension_sql_file!(
     "../sql/reconcile.sql",
     name = "reconcile",
@@ -135,6 +135,11 @@ extension_sql_file!(
     "../sql/instance.sql",
     name = "instance",
     requires = ["tables", surface::instance::this_instance]
+);
+extension_sql_file!(
+    "../sql/backfill.sql",
+    name = "backfill",
+    requires = ["syncs", surface::backfill::capture_rows, surface::backfill::estimate_rows]
 );
 extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
@@ -197,6 +202,9 @@ thread_local! {
 /// A transaction reaches a moment of its life.
 fn on_transaction(moment: pg::xact::Moment) {
     capture::on_transaction(moment);
+    if moment == pg::xact::Moment::Aborted {
+        pg::claim::release_backfill();
+    }
     if moment != pg::xact::Moment::BeforeEnd {
         pg::caller::forget_all();
         if let Some(database) = KEPT_OUT.take() {

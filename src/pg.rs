@@ -3,6 +3,7 @@
 
 pub mod caller;
 pub mod cell;
+pub mod claim;
 pub mod compat;
 pub mod encoding;
 pub mod heap;
@@ -15,4 +16,5 @@ pub mod report;
 pub mod rows;
 pub mod shmem;
 pub mod trigger;
+pub mod walk;
 pub mod xact;

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod backfill;
 mod caps;
 mod capture;
 mod catalog;
@@ -13,6 +14,7 @@ mod corrections;
 mod dead_letters;
 mod definitions;
 mod destinations;
+mod hijack;
 mod identity;
 mod ledger;
 mod letters;
@@ -22,6 +24,7 @@ mod ordering;
 mod previews;
 mod privileges;
 mod reconcile;
+mod roles;
 mod stage;
 mod syncs;
 mod templates;

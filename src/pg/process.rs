@@ -307,6 +307,24 @@ pub fn listen_for_relation_changes(listener: unsafe extern "C-unwind" fn(pg_sys:
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(listener), pg_sys::Datum::from(0usize)) };
 }
 
+/// Waits, interruptibly, for so long.
+pub fn pause(time: Duration) {
+    let deadline = std::time::Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let milliseconds = left.as_micros().div_ceil(1000).min(3_600_000) as core::ffi::c_long;
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: the latch is this process's own.
+        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+        // SAFETY: as above.
+        unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+        pgrx::check_for_interrupts!();
+    }
+}
+
 /// Waits, interruptibly, until `condition` holds or the time is up.
 pub fn wait_until(most: Duration, condition: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + most;

@@ -8,19 +8,34 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// The timeline on which a primary's log has come in since this server was started; none if none has.
+/// How long a receiver that is connected has certainly compared its system with the primary's, which it
+/// does before anything else, and ends if they differ.
+const INTRODUCTION_MICROSECONDS: i64 = 1_000_000;
+
+/// The timeline on which this server has streamed from a primary since it was started; none if it has not.
 pub fn followed_timeline() -> Option<i32> {
     // SAFETY: a variable set when shared memory is made.
     let receiver = unsafe { pg_sys::WalRcv };
     if receiver.is_null() {
         return None;
     }
-    // Only a message of a primary of the same system sets it: the receiver has compared their identifiers.
+    // Only a message of a primary of the same system sets it. The server reads these under a lock, which
+    // hints can do without.
     // SAFETY: an aligned number in shared memory, which is zero or not.
     let heard_up_to = unsafe { (&raw const (*receiver).latestWalEnd).read_volatile() };
+    // A primary at rest may say nothing for half a minute.
+    // SAFETY: as above.
+    let state = unsafe { (&raw const (*receiver).walRcvState).read_volatile() };
+    // SAFETY: as above.
+    let is_connected = unsafe { (&raw const (*receiver).ready_to_display).read_volatile() };
+    // SAFETY: as above; it begins as the time at which the receiver began.
+    let quiet_since = unsafe { (&raw const (*receiver).lastMsgReceiptTime).read_volatile() };
+    let listens = state == pg_sys::WalRcvState::WALRCV_STREAMING
+        && is_connected
+        && super::process::now().saturating_sub(quiet_since) >= INTRODUCTION_MICROSECONDS;
     // SAFETY: as above.
     let timeline = unsafe { (&raw const (*receiver).receivedTLI).read_volatile() };
-    (heard_up_to != 0).then_some(timeline.cast_signed())
+    (heard_up_to != 0 || listens).then_some(timeline.cast_signed())
 }
 
 /// Up to where the log is safe on as many standbys as `synchronous_standby_names` asks for; none if it

@@ -4,14 +4,15 @@ use super::encoding;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_int};
 
-/// Who is to read a warning.
+/// Who is to read a words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     Writer,
     WriterAndLog,
 }
 
-pub struct Warning {
+/// What a report says.
+pub struct Words {
     pub message: String,
     pub detail: String,
     pub hint: String,
@@ -30,7 +31,7 @@ unsafe extern "C-unwind" {
 const TEXT: &CStr = c"%s";
 
 /// Warns, and goes on.
-pub fn warn(warning: &Warning, audience: Audience) {
+pub fn warn(words: &Words, audience: Audience) {
     let level = match audience {
         Audience::Writer => pg_sys::WARNING_CLIENT_ONLY as c_int,
         Audience::WriterAndLog => PgLogLevel::WARNING as c_int,
@@ -40,7 +41,7 @@ pub fn warn(warning: &Warning, audience: Audience) {
         return;
     }
     let text = |text: &str| CString::new(encoding::to_server(text)).unwrap_or_default();
-    let (message, detail, hint) = (text(&warning.message), text(&warning.detail), text(&warning.hint));
+    let (message, detail, hint) = (text(&words.message), text(&words.detail), text(&words.hint));
     // SAFETY: between errstart and errfinish; each text is copied, and stands for the one argument of its format.
     unsafe {
         errcode(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED as c_int);

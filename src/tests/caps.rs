@@ -69,7 +69,7 @@ mod tests {
                 "53400",
                 "sync \"calls\" takes no more rows: 3 of its messages wait",
                 "Its max_pending is 3, and when_full is raise.",
-                "lago_push.status and lago_push.destinations say why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn')."
+                "See in lago_push.status and lago_push.destinations why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn')."
             ]
         );
         assert_eq!(waiting(), "1 2 3");

@@ -150,8 +150,7 @@ mod tests {
         assert_eq!(stage::payloads(), [PAYLOAD]);
     }
 
-    const MAKER: &str = "grant usage on schema lago_push to ROLE;
-        grant execute on all functions in schema lago_push to ROLE;
+    const MAKER: &str = "select lago_push.grant_access('ROLE', 'maker');
         grant usage, create on schema public to ROLE";
 
     #[pg_test]

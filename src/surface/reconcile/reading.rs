@@ -117,7 +117,9 @@ impl<'a> Reading<'a> {
     fn rows(&self, visit: &mut dyn FnMut(Found<'_>), left_aside: &mut LeftAside) {
         let query = encoding::to_server(&self.query());
         let mut payload = Vec::new();
-        caller::for_each(&query, |row| {
+        // The filter, the policies and the mapper are the code of whoever owns the table.
+        let owner = trigger::owner(self.relation.as_ptr());
+        caller::for_each_as(owner, &query, |row| {
             payload.clear();
             let row = Apart::new(row, self.relation.as_ptr());
             match self.render(&row, &mut payload) {

@@ -111,18 +111,18 @@ impl Cluster {
         row.is_ok_and(|row| row.get(0))
     }
 
-    /// Waits until this standby streams from `primary` and has replayed all that is there.
+    /// Waits until this standby streams from `primary` and has replayed all that is there, the last of it
+    /// streamed.
     pub fn wait_until_it_follows(&self, primary: &Cluster) {
-        let end = primary.psql("postgres", "select pg_current_wal_flush_lsn()");
-        let sql = format!(
-            "select exists (select from pg_stat_wal_receiver where status = 'streaming')
-                and pg_last_wal_replay_lsn() >= '{}'",
-            end.trim()
-        );
-        wait_until("the standby follows", PATIENCE, || {
-            let row = self.connect("postgres").query_one(&sql, &[]);
+        let holds = |sql: &str| {
+            let row = self.connect("postgres").query_one(sql, &[]);
             row.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
-        });
+        };
+        let streams = "select exists (select from pg_stat_wal_receiver where status = 'streaming')";
+        wait_until("the standby streams", PATIENCE, || holds(streams));
+        let end = primary.psql("postgres", "select pg_logical_emit_message(true, 'tests', 'here')");
+        let has_all = format!("select pg_last_wal_replay_lsn() >= '{}'", end.trim());
+        wait_until("the standby has all", PATIENCE, || holds(&has_all));
     }
 
     /// Turns a stopped old primary into a standby of the new one, by pg_rewind.

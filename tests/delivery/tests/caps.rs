@@ -89,7 +89,7 @@ fn a_refused_write_names_the_sync_and_what_to_do() {
         error_text(&error),
         "sync \"usage\" takes no more rows: 10 of its messages wait\n\
          Its max_pending is 10, and when_full is raise.\n\
-         lago_push.status and lago_push.destinations say why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn')."
+         See in lago_push.status and lago_push.destinations why they wait. To let such writes through: lago_push.alter_sync(…, when_full => 'warn')."
     );
     assert_eq!(scene.value::<i64>("select count(*) from usage"), 10);
 }

@@ -379,7 +379,8 @@ fn fixed_parts(format: &str) -> Vec<String> {
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 27] = [
+const SOURCES: [&str; 28] = [
+    "src/cap.rs",
     "src/defaults.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
