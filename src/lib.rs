@@ -24,6 +24,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
+mod backlog;
 mod backoff;
 mod buffer;
 mod call;
@@ -128,7 +129,11 @@ extension_sql_file!(
 extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
 extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
 extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);
-extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
+extension_sql_file!(
+    "../sql/backlog.sql",
+    name = "backlog",
+    requires = ["tables", surface::backlog::backlog, surface::backlog::letters, surface::endpoints]
+);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
     "../sql/entry_points.sql",
@@ -140,7 +145,7 @@ extension_sql_file!(
         "flush",
         "backfill",
         "reconcile",
-        surface::workers,
+        surface::workers_and_activities,
         surface::in_flight,
         surface::endpoints
     ]
@@ -148,7 +153,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["entry_points", "backlog", surface::workers, surface::in_flight, surface::endpoints]
+    requires =
+        ["entry_points", "backlog", surface::workers_and_activities, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ledger"]);

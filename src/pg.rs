@@ -11,4 +11,5 @@ pub mod mapper;
 pub mod process;
 pub mod shmem;
 pub mod trigger;
+pub mod walk;
 pub mod xact;

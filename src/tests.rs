@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alterations;
+mod backlog;
 mod capture;
 mod catalog;
 mod choices;

@@ -9,25 +9,26 @@ mod read;
 mod replies;
 mod settle;
 mod speed;
+mod start;
 mod ticks;
 
 use self::read::{now_unix, since_2000};
-use self::speed::Speed;
+use self::speed::{Pace, Speed};
 use self::ticks::Ticks;
 use crate::backoff::Dice;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
-use crate::lane::{Lane, Next};
+use crate::lane::{Lane, Next, Pressure};
 use crate::message::Message;
 use crate::outbox::{self, Statements};
-use crate::pg::process::{self, Continue};
+use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{compat, xact};
 use crate::request::Shape;
 use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
-use crate::shared::{self, Slot, State};
+use crate::shared::{self, Activity, Slot, State};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -141,14 +142,22 @@ struct Worker {
     complete_at: UnixMicros,
     dice: Dice,
     speed: Speed,
+    /// How fast each destination takes messages.
+    paces: BTreeMap<i32, Pace>,
+    /// Below this id there is no message any more, as it was noted last.
+    start: i64,
+    /// When that was looked at last.
+    start_looked_at: Option<Instant>,
 }
 
 impl Worker {
     fn new(slot: &'static Slot) -> Result<Worker, Failure> {
+        let statements = xact::in_transaction(Statements::prepare)?;
+        let start = xact::in_transaction(|| outbox::start(&statements))?;
         Ok(Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
-            statements: xact::in_transaction(Statements::prepare)?,
+            statements,
             senders: Senders::new()?,
             directory: None,
             lanes: BTreeMap::new(),
@@ -167,6 +176,9 @@ impl Worker {
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
+            paces: BTreeMap::new(),
+            start,
+            start_looked_at: None,
         })
     }
 
@@ -204,7 +216,7 @@ impl Worker {
                 news |= self.slot.take_wanted();
             }
             if news || self.wants_to_read() || self.slot.is_redefined() {
-                self.set_busy("reading the outbox");
+                self.set_busy(Activity::Reading);
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(Outbox::Gone);
                 }
@@ -216,7 +228,7 @@ impl Worker {
             if self.wants_to_read()
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
             {
-                if process::wait(Some(Duration::ZERO), None) == Continue::No {
+                if process::wait(Wait::Reply, Some(Duration::ZERO), None) == Continue::No {
                     return Ok(Outbox::Here);
                 }
                 continue;
@@ -236,15 +248,17 @@ impl Worker {
             let until_leave = settings::idle_timeout();
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
-            if at_rest {
+            let wait = if at_rest {
                 self.slot.set_state(State::Idle);
+                self.slot.set_activity(Activity::Idle);
                 self.slot.set_rate(0.0);
                 process::show_idle();
+                Wait::Idle
             } else {
                 self.slot.set_rate(self.speed.per_second(now));
-                process::show(&format!("waiting for Lago: {} requests under way", self.in_flight()));
-            }
-            if process::wait(timeout, Some(self.senders.descriptor())) == Continue::No {
+                self.show_wait()
+            };
+            if process::wait(wait, timeout, Some(self.senders.descriptor())) == Continue::No {
                 return Ok(Outbox::Here);
             }
             let rested = at_rest && due.is_none() && now.elapsed() >= settings::idle_timeout();
@@ -273,8 +287,9 @@ impl Worker {
             if self.in_flight() == 0 || left.is_zero() {
                 return Ok(());
             }
-            process::show("waiting for the last answers from Lago");
-            process::wait(Some(left), Some(self.senders.descriptor()));
+            self.slot.set_activity(Activity::Leaving);
+            process::show(Activity::Leaving.words());
+            process::wait(Wait::Reply, Some(left), Some(self.senders.descriptor()));
         }
     }
 
@@ -317,10 +332,28 @@ impl Worker {
         self.looked_at.map(|looked_at| looked_at + LOOK_PAUSE).filter(|look_at| *look_at > Instant::now())
     }
 
-    fn set_busy(&self, what: &str) {
+    fn set_busy(&self, what: Activity) {
         self.slot.set_state(State::Working);
+        self.slot.set_activity(what);
         self.slot.note_activity();
-        process::show(what);
+        process::show(what.words());
+    }
+
+    /// Shows what a worker that is not at rest waits for.
+    fn show_wait(&self) -> Wait {
+        let in_flight = self.in_flight();
+        let (activity, wait) = match in_flight {
+            0 => (Activity::Pausing, Wait::Pause),
+            _ => (Activity::Waiting, Wait::Reply),
+        };
+        self.slot.set_activity(activity);
+        match activity {
+            Activity::Waiting => {
+                process::show(&format!("{}: {in_flight} requests under way", activity.words()))
+            }
+            _ => process::show(activity.words()),
+        }
+        wait
     }
 
     fn in_flight(&self) -> usize {
@@ -366,6 +399,7 @@ impl Worker {
                 jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages, errand });
             }
         }
+        self.note_pressure();
         self.note_begun(&jobs)?;
         let touched: BTreeSet<i32> = jobs.iter().map(|job| job.lane).collect();
         for job in jobs {
@@ -387,6 +421,20 @@ impl Worker {
             shared::publish_in_flight(id, self.lanes.get(&id).map_or(0, Lane::in_flight));
         }
         Ok(next_due)
+    }
+
+    /// Only what a destination takes while there is enough to do says how fast it is.
+    fn note_pressure(&mut self) {
+        let now = Instant::now();
+        for (id, lane) in &self.lanes {
+            let pace = self.paces.entry(*id).or_default();
+            let gate = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
+            match lane.pressure() {
+                Pressure::Full if gate.is_some_and(|known| known.gate == Gate::Open) => pace.press(now),
+                Pressure::Full | Pressure::None => pace.rest(now),
+            }
+        }
+        self.paces.retain(|id, _| self.lanes.contains_key(id));
     }
 
     /// Writes down, on disk, which calls begin that must not be made twice: should this process or the
