@@ -76,15 +76,16 @@ pub struct Stretch {
     pub stands_for: f64,
 }
 
-/// Stretches that stand for all of `range`. They are closer together towards its end, because what came last tells
-/// how much is coming, and in a long backlog that is a small part. The same range always gives the same ones, so
-/// that two looks at what has not changed agree.
+/// Stretches that stand for all of `range`. They are closer together towards its two ends. What came last tells how
+/// much is coming, and in a long backlog that is a small part; and what was left behind long ago, by a sync that is
+/// paused, may be all there is before a long gap. The same range always gives the same ones, so that two looks at
+/// what has not changed agree.
 pub fn stretches(range: Range) -> impl Iterator<Item = Stretch> {
     let span = i128::from(range.to) - i128::from(range.from) + 1;
-    // The first id of part `number`; part STRETCHES begins behind the end.
+    // The first id of part `number`; part STRETCHES begins behind the end. The parts follow 3x² - 2x³.
     let begin = move |number: i128| {
-        let left = STRETCHES - number;
-        i128::from(range.to) + 1 - (span * left * left).div_euclid(STRETCHES * STRETCHES)
+        let share = number * number * (3 * STRETCHES - 2 * number);
+        i128::from(range.from) + span * share / (STRETCHES * STRETCHES * STRETCHES)
     };
     (0..STRETCHES).filter_map(move |number| {
         let (from, behind) = (begin(number), begin(number + 1));
@@ -178,6 +179,12 @@ mod tests {
         let backlog = estimate(Range { from: 1, to: 10_000_000 }, |_| Some(1));
         let recent = backlog.by_sync[&1].recent;
         assert!((500.0..2000.0).contains(&recent), "{recent}");
+    }
+
+    #[test]
+    fn what_was_left_behind_long_ago_is_seen() {
+        let backlog = estimate(Range { from: 1, to: 10_000_000 }, |id| (id <= 100_000).then_some(1));
+        assert!((90_000.0..110_000.0).contains(&backlog.messages()), "{}", backlog.messages());
     }
 
     #[test]

@@ -7,6 +7,12 @@ mod tests {
     use crate::tests::stage::{self, activate, run, text, texts};
     use pgrx::prelude::*;
 
+    /// What tests before this one rolled back is still in the indexes, unless these are new.
+    fn set() {
+        stage::set();
+        run("truncate lago_push.message, lago_push.retry, lago_push.dead_letter");
+    }
+
     /// Messages of the syncs in turn, as capture would have written them, one after the other.
     fn wait(from: i64, to: i64, sync: &str, seconds_ago: &str) {
         run(&format!(
@@ -62,7 +68,7 @@ mod tests {
 
     #[pg_test]
     fn little_is_counted() {
-        stage::set();
+        set();
         activate("calls", "");
         activate("others", "");
         wait(1, 4000, "case when n % 4 = 0 then 'others' else 'calls' end", "4000 - n");
@@ -82,7 +88,7 @@ mod tests {
 
     #[pg_test]
     fn an_empty_outbox_is_counted() {
-        stage::set();
+        set();
         activate("calls", "");
         assert_eq!(
             texts(
@@ -94,7 +100,7 @@ mod tests {
 
     #[pg_test]
     fn much_is_estimated_and_marked() {
-        stage::set();
+        set();
         activate("calls", "");
         activate("others", "");
         wait(1, 60_000, "case when n % 3 = 0 then 'others' else 'calls' end", "60000 - n");
@@ -112,7 +118,7 @@ mod tests {
 
     #[pg_test]
     fn what_has_gone_from_between_is_left_out_of_the_estimate() {
-        stage::set();
+        set();
         activate("calls", "");
         wait(1, 100_000, "'calls'", "0");
         run("delete from lago_push.message where id > 20000 and id / 1000 % 2 = 0");
@@ -121,7 +127,7 @@ mod tests {
 
     #[pg_test]
     fn what_has_gone_from_the_front_is_not_read_where_the_worker_noted_it() {
-        stage::set();
+        set();
         activate("calls", "");
         wait(1, 50_000, "'calls'", "0");
         // In the same transaction, so its entries stay in the index, as behind somebody else's snapshot.
@@ -144,7 +150,7 @@ mod tests {
 
     #[pg_test]
     fn many_dead_letters_are_estimated() {
-        stage::set();
+        set();
         activate("calls", "");
         activate("others", "");
         die(1, 30_000, "'calls'");
@@ -166,7 +172,7 @@ mod tests {
 
     #[pg_test]
     fn many_retries_are_estimated() {
-        stage::set();
+        set();
         activate("calls", "");
         wait(1, 5000, "'calls'", "0");
         run("insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
@@ -177,7 +183,7 @@ mod tests {
 
     #[pg_test]
     fn the_ledger_and_a_recount_agree_where_status_estimates() {
-        stage::set();
+        set();
         activate("calls", "");
         activate("others", "");
         wait(1, 60_000, "case when n % 3 = 0 then 'others' else 'calls' end", "0");
@@ -193,11 +199,11 @@ mod tests {
 
     #[pg_test]
     fn beyond_a_million_the_ledger_estimates_and_says_so() {
-        stage::set();
+        set();
         activate("calls", "");
         wait(1, 10_000, "'calls'", "0");
         // No test has the time to write a million: those that are looked at stand for the others.
-        let rest = Range { from: 10_001, to: 5_000_000 };
+        let rest = Range { from: 10_001, to: 2_000_000 };
         let ids: Vec<String> = stretches(rest)
             .flat_map(|stretch| stretch.ids.from..=stretch.ids.to)
             .map(|id| id.to_string())
@@ -212,7 +218,7 @@ mod tests {
             texts(
                 "select concat_ws(' ', pending, captured, balanced is null, estimated) from lago_push.ledger"
             ),
-            ["5000000 5000000 t t"]
+            ["2000000 2000000 t t"]
         );
         assert_eq!(text("select balanced::text from lago_push.recount()"), "true");
         assert_eq!(
@@ -226,7 +232,7 @@ mod tests {
 
     #[pg_test]
     fn growth_is_what_came_in_the_last_minute() {
-        stage::set();
+        set();
         activate("calls", "");
         // A hundred bytes each, ten a second, for ten minutes, and nothing goes.
         wait(1, 6000, "'calls'", "600 - n * 0.1");
@@ -246,7 +252,7 @@ mod tests {
 
     #[pg_test]
     fn growth_is_seen_in_a_backlog_too_long_to_count() {
-        stage::set();
+        set();
         activate("calls", "");
         // A hundred bytes each, a hundred a second.
         wait(1, 60_000, "'calls'", "600 - n * 0.01");
@@ -255,7 +261,7 @@ mod tests {
 
     #[pg_test]
     fn what_waits_for_a_moment_is_no_growth() {
-        stage::set();
+        set();
         activate("calls", "");
         wait(1, 100, "'calls'", "1");
         run("update lago_push.destination_health set messages_per_second = 10, paced_at = clock_timestamp()");
@@ -264,7 +270,7 @@ mod tests {
 
     #[pg_test]
     fn a_backlog_drains_at_the_pace_seen_or_the_rate_allowed() {
-        stage::set();
+        set();
         activate("calls", "");
         let drains =
             || texts("select extract(epoch from drains_in)::int::text from lago_push.status")[0].clone();
@@ -286,7 +292,7 @@ mod tests {
 
     #[pg_test]
     fn syncs_of_a_destination_drain_together_and_a_paused_one_waits_apart() {
-        stage::set();
+        set();
         activate("calls", "");
         activate("others", "");
         wait(1, 3000, "'calls'", "7200");
@@ -301,7 +307,7 @@ mod tests {
 
     #[pg_test]
     fn no_view_reads_the_whole_outbox() {
-        stage::set();
+        set();
         activate("calls", "");
         let all = |to: i64| {
             wait(to - 149_999, to, "'calls'", "0");
