@@ -24,7 +24,7 @@ begin
             detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
             hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
     end if;
-    wanted := lago_push._sync(wanted.name);
+    wanted := lago_push._operated_sync(wanted.name);
     -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
     dead := lago_push._letter(_correct.letter);
     if _correct.payload is null then

@@ -124,6 +124,10 @@ begin
             hint = 'Change it with lago_push.alter_destination(), or choose another name.';
     end if;
     insert into lago_push.destination_health (destination_id) values (new_id);
+    -- Destinations that are there already came from here, or with a dump, which is for the worker to find out.
+    if not exists (select from lago_push.destination d where d.id <> new_id) then
+        perform lago_push._note_instance();
+    end if;
     if _create_destination.api_key is not null then
         insert into lago_push.api_key (destination_id, api_key) values (new_id, _create_destination.api_key);
     end if;

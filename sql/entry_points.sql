@@ -47,20 +47,22 @@ create function lago_push.create_sync(
     endpoint text default 'event', operations text[] default '{insert}', columns name[] default null,
     filter text default null, exclude name[] default null, method text default null, path text default null,
     root text default null, headers jsonb default null, order_by text default null, batch_size integer default 100, schedule text default null,
-    keep_replies interval default null, on_error text default 'dead_letter', unchanged text default 'send')
+    keep_replies interval default null, on_error text default 'dead_letter', unchanged text default 'send',
+    max_pending bigint default null, when_full text default 'warn')
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
 
 create function lago_push.alter_sync(
     name text, source regclass default null, template text default null, mapper regprocedure default null, destination text default null,
     endpoint text default null, operations text[] default null, columns name[] default null,
     filter text default null, exclude name[] default null, method text default null, path text default null,
     root text default null, headers jsonb default null, order_by text default null, batch_size integer default null, schedule text default null,
-    keep_replies interval default null, on_error text default null, unchanged text default null)
+    keep_replies interval default null, on_error text default null, unchanged text default null,
+    max_pending bigint default null, when_full text default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
 
 create function lago_push.activate(sync text)
 returns void
@@ -117,20 +119,46 @@ returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.correct(bigint, text) is 'Replaces a dead letter''s payload, to be sent by lago_push.redrive().';
 
+create function lago_push.reconcile(
+    sync text, since timestamptz default null, until timestamptz default now(), subscription text default null, resend boolean default false)
+returns table (external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamptz, resent boolean)
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.reconcile(text, timestamptz, timestamptz, text, boolean) is 'Compares the events of a period with those Lago lists: shows what is missing there, unexpected or different, and sends what is missing again if asked to.';
+
+create function lago_push.grant_access(role regrole, access text)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.grant_access(regrole, text) is 'Grants a role what it needs: as maker of syncs on its own tables, operator of all syncs, admin of destinations and keys, or monitor.';
+
+create function lago_push.revoke_access(role regrole)
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.revoke_access(regrole) is 'Takes from a role everything it was granted in lago_push.';
+
+comment on function lago_push._capped() is 'Internal: how many messages wait of syncs with a cap, as far as it is known.';
+-- Not handed over: it commits, which a function cannot. Its steps run as the owner, each in a transaction.
+create procedure lago_push.backfill(sync text, filter text default null, chunk integer default 10000, restart boolean default false)
+language c as 'MODULE_PATHNAME', 'lago_push_backfill';
+comment on procedure lago_push.backfill(text, text, integer, boolean) is 'Sends the rows that are in a sync''s source already, through the same template, behind the live ones; goes on where it was when it is called again.';
+
 comment on function lago_push._caller() is 'Internal: the role that called the entry point under way.';
+comment on function lago_push._capture_rows(integer, bytea, integer) is 'Internal: captures existing rows of a sync''s source.';
 comment on function lago_push._check_correction(bigint, integer, text, boolean, bytea) is 'Internal: refuses a payload Lago would not bill, and takes out of it what belongs into the path.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
 comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean, bytea) is 'Internal: refuses a template, path or order that cannot be applied to its source, or that Lago would not bill.';
 comment on function lago_push._check_schedule(text) is 'Internal: refuses a schedule that is neither an interval nor five cron fields.';
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
+comment on function lago_push._count_written(integer, bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
 comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
+comment on function lago_push._estimate_rows(bytea) is 'Internal: how many rows the planner expects of a query.';
 comment on function lago_push._execute_as_caller(bytea) is 'Internal: runs a command with the rights of the role that called.';
 comment on function lago_push._filter_letters(bytea, bytea) is 'Internal: which dead letters a filter picks, by the caller''s rights.';
 comment on function lago_push._has_captured() is 'Internal: whether the calling transaction has captured rows.';
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._reconciled(integer, bigint, bigint, bytea, boolean, boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
 comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';

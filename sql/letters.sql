@@ -53,7 +53,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    wanted lago_push.sync := lago_push._sync(_redrive.sync);
+    wanted lago_push.sync := lago_push._operated_sync(_redrive.sync);
     page bigint[];
     letter lago_push.dead_letter;
     again record;
@@ -114,7 +114,7 @@ begin
         perform lago_push._note_intervention(wanted.id, 'redrive', captured, redriven, skipped);
     end if;
     if redriven > 0 then
-        perform lago_push._wake_for_messages();
+        perform lago_push._count_written(wanted.id, redriven);
     end if;
     return redriven + skipped;
 end
@@ -122,7 +122,7 @@ $$;
 comment on function lago_push._redrive(text, text) is 'Internal: does lago_push.redrive().';
 
 -- Purpose:    give dead letters up.
--- Parameters: sync, or a name that letters bear and no sync has: those the extension's owner discards;
+-- Parameters: sync, or a name that letters bear and no sync has: those an operator discards;
 --             filter, as of redrive.
 -- Returns:    how many.
 -- Example:    select lago_push.discard('api_calls', filter => 'died_at < now() - interval ''1 year''');
@@ -132,21 +132,20 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- This runs as the extension's owner.
-    by_owner boolean := pg_has_role(lago_push._caller(), current_user, 'USAGE');
+    by_operator boolean := lago_push._is_operator();
     wanted integer;
     of_none bigint := 0;
     discarded bigint;
     captured bigint;
 begin
-    if exists (select from lago_push.sync s where s.name = _discard.sync) or not by_owner
+    if exists (select from lago_push.sync s where s.name = _discard.sync) or not by_operator
        or not exists (select from lago_push.dead_letter l where l.sync_name = _discard.sync) then
-        select s.id into wanted from lago_push._sync(_discard.sync) s;
+        select s.id into wanted from lago_push._operated_sync(_discard.sync) s;
     end if;
     if _discard.filter is not null then
         perform lago_push._check_filter(convert_to(_discard.filter, getdatabaseencoding()));
     end if;
-    if by_owner then
+    if by_operator then
         select d.letters into of_none from lago_push._discard_letters(null, _discard.sync, _discard.filter) d;
     end if;
     if wanted is null then

@@ -32,25 +32,73 @@ as $$
 $$;
 comment on function lago_push._as_caller(text) is 'Internal: runs a command with the rights of the role that called.';
 
--- Purpose:    find a sync by name, or say which ones there are; the caller must own its source.
+-- Purpose:    find a sync by name, or say which ones there are, and lock it.
+create function lago_push._locked_sync(sync text)
+returns lago_push.sync
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_locked_sync.sync);
+begin
+    perform from lago_push.sync s where s.id = wanted.id for update;
+    -- Once more: it may have changed, or gone, while its lock was waited for.
+    return lago_push._sync_named(_locked_sync.sync);
+end
+$$;
+comment on function lago_push._locked_sync(text) is 'Internal: a sync, locked, or an error that lists the names there are.';
+
+-- Purpose:    find and lock a sync for what makes or changes it; the caller must own its source.
 create function lago_push._sync(sync text)
 returns lago_push.sync
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    wanted lago_push.sync := lago_push._sync_named(_sync.sync);
+    wanted lago_push.sync := lago_push._locked_sync(_sync.sync);
 begin
-    perform from lago_push.sync s where s.id = wanted.id for update;
-    -- Once more: it may have changed, or gone, while its lock was waited for.
-    wanted := lago_push._sync_named(_sync.sync);
     if exists (select from pg_class c where c.oid = wanted.source) then
         perform lago_push._check_source(wanted.source);
     end if;
     return wanted;
 end
 $$;
-comment on function lago_push._sync(text) is 'Internal: a sync, locked, or an error that lists the names there are.';
+comment on function lago_push._sync(text) is 'Internal: a sync, locked, whose source the caller owns.';
+
+-- Purpose:    stand for the right to operate all syncs, whoever owns their sources. Nothing calls it: who may
+--             execute it has the right.
+create function lago_push._operate()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+$$;
+comment on function lago_push._operate() is 'Internal: whoever may execute it may operate every sync. Granted by lago_push.grant_access().';
+
+-- Purpose:    whether the caller may operate all syncs.
+create function lago_push._is_operator()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select has_function_privilege(lago_push._caller(), 'lago_push._operate()', 'EXECUTE');
+$$;
+comment on function lago_push._is_operator() is 'Internal: whether the caller may operate every sync.';
+
+-- Purpose:    find and lock a sync for what is done to its messages; for operators, and for who owns its source.
+create function lago_push._operated_sync(sync text)
+returns lago_push.sync
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if lago_push._is_operator() then
+        return lago_push._locked_sync(_operated_sync.sync);
+    end if;
+    return lago_push._sync(_operated_sync.sync);
+end
+$$;
+comment on function lago_push._operated_sync(text) is 'Internal: a sync, locked, that the caller may operate.';
 
 -- Purpose:    refuse a source that cannot be billed, or that the caller does not own.
 create function lago_push._check_source(source regclass)
@@ -287,6 +335,17 @@ begin
             message = 'on_error must be dead_letter or raise',
             detail = 'dead_letter lets the write go through and keeps the row; raise refuses the write.';
     end if;
+    if wanted.max_pending < 1 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'max_pending must be at least 1',
+            detail = 'It says how many messages of the sync may wait in the outbox.',
+            hint = '0 takes it away: then any number may.';
+    end if;
+    if coalesce(wanted.when_full, '') not in ('warn', 'dead_letter', 'raise') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'when_full must be warn, dead_letter or raise',
+            detail = 'It says what becomes of rows when max_pending messages wait: warn captures them all the same, dead_letter keeps them as dead letters, raise refuses the write.';
+    end if;
     if coalesce(wanted.unchanged, '') not in ('send', 'skip') then
         raise exception using errcode = 'invalid_parameter_value',
             message = 'unchanged must be send or skip',
@@ -374,7 +433,8 @@ create function lago_push._create_sync(
     name text, source regclass, template text, mapper regprocedure, destination text,
     endpoint text, operations text[], columns name[],
     filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
-    batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text)
+    batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text,
+    max_pending bigint, when_full text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -404,7 +464,10 @@ begin
     wanted.keep_replies := _create_sync.keep_replies;
     wanted.on_error := _create_sync.on_error;
     wanted.unchanged := _create_sync.unchanged;
+    wanted.max_pending := nullif(_create_sync.max_pending, 0);
+    wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
+    wanted.when_full := 'warn';
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');
@@ -422,16 +485,17 @@ begin
     perform lago_push._wake();
 end
 $$;
-comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Internal: does lago_push.create_sync().';
+comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Internal: does lago_push.create_sync().';
 
--- Purpose:    change a sync. Null leaves a parameter as it is; an empty text, array or interval takes it away.
+-- Purpose:    change a sync. Null leaves a parameter as it is; an empty text, array or interval, or 0, takes it away.
 -- Locks:      where the trigger changes, SHARE ROW EXCLUSIVE on the source until commit; gives up after 5 seconds of waiting for it.
 -- Example:    select lago_push.alter_sync('api_calls', filter => 'new.bytes > 0');
 create function lago_push._alter_sync(
     name text, source regclass, template text, mapper regprocedure, destination text,
     endpoint text, operations text[], columns name[],
     filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
-    batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text)
+    batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text,
+    max_pending bigint, when_full text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -473,6 +537,8 @@ begin
     wanted.keep_replies := nullif(coalesce(_alter_sync.keep_replies, wanted.keep_replies), '0');
     wanted.on_error := coalesce(_alter_sync.on_error, wanted.on_error);
     wanted.unchanged := coalesce(_alter_sync.unchanged, wanted.unchanged);
+    wanted.max_pending := nullif(coalesce(_alter_sync.max_pending, wanted.max_pending), 0);
+    wanted.when_full := coalesce(_alter_sync.when_full, wanted.when_full);
     perform lago_push._check_sync(wanted);
     if destination is not null then
         wanted.destination_id := lago_push._destination_id(_alter_sync.destination);
@@ -488,10 +554,11 @@ begin
     end if;
     update lago_push.sync s
        set (source, destination_id, endpoint, template, mapper, operations, columns, filter, exclude, unchanged,
-            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error)
+            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full)
          = (wanted.source, wanted.destination_id, wanted.endpoint, wanted.template, wanted.mapper, wanted.operations,
             wanted.columns, wanted.filter, wanted.exclude, wanted.unchanged, wanted.method, wanted.path, wanted.root,
-            wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error)
+            wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error,
+            wanted.max_pending, wanted.when_full)
      where s.id = old.id;
     if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
         or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
@@ -510,7 +577,7 @@ exception when lock_not_available then
         hint = 'Try again when long transactions on the table have ended.';
 end
 $$;
-comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text) is 'Internal: does lago_push.alter_sync().';
+comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Internal: does lago_push.alter_sync().';
 
 -- Purpose:    remove the trigger that activate() made. One attached by hand stays: it is the user's.
 -- Returns:    whether there was one.
@@ -631,7 +698,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    wanted lago_push.sync := lago_push._sync(_set_state.sync);
+    wanted lago_push.sync := lago_push._operated_sync(_set_state.sync);
 begin
     if wanted.state = 'draft' then
         raise exception using errcode = 'object_not_in_prerequisite_state',

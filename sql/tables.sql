@@ -1,6 +1,29 @@
 -- Tables: what lago_push keeps. They are private; the views are what users read.
 -- A dump carries configuration, waiting messages and accounts, but never an API key.
 
+-- Whoever owns the schema, or may create in it, could lay functions beside those below that calls of the owner's
+-- would take for them. A dump is restored into an empty schema of a superuser's.
+do $$
+declare
+    own pg_catalog.pg_namespace;
+begin
+    select n.* into own from pg_catalog.pg_namespace n where n.nspname operator(pg_catalog.=) 'lago_push';
+    if own.nspowner operator(pg_catalog.<>) (select r.oid from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user)
+       and not (select r.rolsuper from pg_catalog.pg_roles r where r.oid operator(pg_catalog.=) own.nspowner)
+       or exists (select from pg_catalog.aclexplode(own.nspacl) a
+                   where a.grantee operator(pg_catalog.<>) own.nspowner and a.privilege_type operator(pg_catalog.=) 'CREATE')
+       or exists (select from pg_catalog.pg_depend d
+                   where d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                     and d.refobjid operator(pg_catalog.=) own.oid and d.deptype operator(pg_catalog.=) 'n'
+                     and d.classid operator(pg_catalog.<>) 'pg_catalog.pg_extension'::pg_catalog.regclass) then
+        raise exception using errcode = 'invalid_schema_name',
+            message = 'schema "lago_push" is there already and is not lago_push''s alone',
+            detail = 'What others own or create in it would run with the rights of the extension''s owner.',
+            hint = 'If nobody needs what is in it: drop schema lago_push cascade. Then create the extension again.';
+    end if;
+end
+$$;
+
 create table lago_push.destination (
     id           integer generated always as identity,
     name         text not null,
@@ -252,19 +275,28 @@ create table lago_push.backfill (
     filter         text,
     chunk          integer not null,
     by             text not null,
-    -- The primary key of the last row looked at, as an array of texts; null before the first.
+    -- The columns of the key it walks by, and that key of the last row looked at; null before the first.
+    walked_by      text[] not null,
     position       text[],
     rows_done      bigint not null default 0,
     rows_estimated bigint,
+    -- Those that do not meet the filter included.
+    rows_seen      bigint not null default 0,
+    table_rows     bigint,
     started_at     timestamptz not null default pg_catalog.clock_timestamp(),
     moved_at       timestamptz not null default pg_catalog.clock_timestamp(),
     finished_at    timestamptz,
+    -- The call that is at it, or was last, and how far it had come before.
+    resumed_at     timestamptz not null default pg_catalog.clock_timestamp(),
+    resumed_done   bigint not null default 0,
+    resumed_seen   bigint not null default 0,
     constraint backfill_is_numbered primary key (id),
     constraint backfill_belongs_to_a_sync
         foreign key (sync_id) references lago_push.sync (id) on delete cascade,
     constraint chunk_is_1_to_100000 check (chunk between 1 and 100000)
 );
 create index backfill_by_sync on lago_push.backfill (sync_id);
+create unique index one_unfinished_backfill_per_sync on lago_push.backfill (sync_id) where finished_at is null;
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
 
 -- Which server and database these tables were last served by. In no dump: who restores one is another.

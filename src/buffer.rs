@@ -82,6 +82,8 @@ pub struct Buffer {
     numbered: usize,
     /// What entries hold outside the arena.
     other_bytes: usize,
+    /// How many of the entries are payloads, by sync.
+    payloads: Vec<(i32, i64)>,
 }
 
 impl Buffer {
@@ -102,6 +104,10 @@ impl Buffer {
         let body = Body::Payload { from, length: payload.len() };
         self.other_bytes += path.as_ref().map_or(0, |path| path.len());
         self.entries.push(Entry { sync, operation, path, key, id: 0, body, owner });
+        match self.payloads.iter_mut().find(|(counted, _)| *counted == sync) {
+            Some((_, count)) => *count += 1,
+            None => self.payloads.push((sync, 1)),
+        }
     }
 
     pub fn push_dead(
@@ -131,6 +137,11 @@ impl Buffer {
     /// Whether there is anything of a sync.
     pub fn holds(&self, sync: i32) -> bool {
         self.entries.iter().any(|entry| entry.sync == sync)
+    }
+
+    /// How many payloads of a sync there are.
+    pub fn payloads(&self, sync: i32) -> i64 {
+        self.payloads.iter().find(|(counted, _)| *counted == sync).map_or(0, |(_, count)| *count)
     }
 
     /// Bytes held, roughly.
@@ -193,12 +204,22 @@ impl Buffer {
         }
         for entry in &self.entries[from..] {
             self.other_bytes -= entry.path.as_ref().map_or(0, |path| path.len());
-            if let Body::Dead(dead) = &entry.body {
-                self.other_bytes -= dead.size();
+            match &entry.body {
+                Body::Dead(dead) => self.other_bytes -= dead.size(),
+                Body::Payload { .. } => {
+                    if let Some((_, count)) =
+                        self.payloads.iter_mut().find(|(counted, _)| *counted == entry.sync)
+                    {
+                        *count -= 1;
+                    }
+                }
             }
         }
         self.entries.truncate(from);
         self.numbered = self.numbered.min(from);
+        if self.entries.is_empty() {
+            self.payloads.clear();
+        }
     }
 }
 
@@ -242,7 +263,9 @@ mod tests {
         push(&mut buffer, 2, "lost");
         push(&mut buffer, 3, "also lost");
         buffer.merge(3, 2);
+        assert_eq!((buffer.payloads(1), buffer.payloads(2)), (3, 0));
         buffer.forget(2);
+        assert_eq!(buffer.payloads(1), 1);
         buffer.number(|| 7);
         assert_eq!(write(&mut buffer, 1), [(7, "kept".to_owned())]);
         assert!(buffer.is_empty());
@@ -336,7 +359,7 @@ mod tests {
             rows.sort();
             let by_id: Vec<String> = rows.into_iter().map(|(_, payload)| payload).collect();
             prop_assert_eq!(by_id, model);
-            prop_assert!(buffer.is_empty() && buffer.other_bytes == 0);
+            prop_assert!(buffer.is_empty() && buffer.other_bytes == 0 && buffer.payloads.is_empty());
         }
     }
 }

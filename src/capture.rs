@@ -5,12 +5,14 @@
 //! application that its write neither waits for anything nor fails, unless the sync asks for that.
 
 use crate::buffer::{Buffer, Operation, StillBorn, Subtransaction};
+use crate::cap::{self, Room, WhenFull};
 use crate::defaults::Origin;
 use crate::pg::cell;
+use crate::pg::report::{self, Audience, Words};
 use crate::pg::trigger::{Fired, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
 use crate::recipe::Made;
-use crate::sync::{self, Compiled, OnError};
+use crate::sync::{self, Compiled, OnError, Ready};
 use crate::{outbox, settings, shared};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -33,10 +35,13 @@ struct Transaction {
     redefines: bool,
     /// Its last chance to write has passed: what is captured from now on is written at once.
     ending: bool,
+    /// It has been told that an outbox is full.
+    warned: bool,
 }
 
 impl Transaction {
-    const QUIET: Transaction = Transaction { captured: false, redefines: false, ending: false };
+    const QUIET: Transaction =
+        Transaction { captured: false, redefines: false, ending: false, warned: false };
 }
 
 fn note(change: impl FnOnce(&mut Transaction)) {
@@ -67,6 +72,12 @@ pub fn redefine_at_commit() {
     note(|transaction| transaction.redefines = true);
 }
 
+/// A function has written messages of a sync, past the buffer.
+pub fn count_written(sync: i32, messages: i64) {
+    cap::wrote(xact::current_subtransaction(), sync, messages);
+    wake_at_commit();
+}
+
 /// Has the worker look at the outbox when the transaction under way commits: a function has written to it.
 pub fn wake_at_commit() {
     note(|transaction| transaction.captured = true);
@@ -83,9 +94,13 @@ pub fn capture(fired: &Fired) {
             let mut payload = SCRATCH.take();
             payload.clear();
             match ready.recipe.make(operation, fired.row(), fired.old(), &mut payload) {
-                Ok(Made::Message { path, key }) => with_buffer(|buffer, current| {
-                    buffer.push_payload(current, ready.sync, operation, path, key, &payload)
-                }),
+                Ok(Made::Message { path, key }) => {
+                    if admits(fired, ready, key) {
+                        with_buffer(|buffer, current| {
+                            buffer.push_payload(current, ready.sync, operation, path, key, &payload)
+                        });
+                    }
+                }
                 Ok(Made::Skipped) => {}
                 Err(reason) => {
                     let view = ready.recipe.view(Origin::Change, operation, fired.row(), fired.old());
@@ -102,6 +117,42 @@ pub fn capture(fired: &Fired) {
             unrendered(fired, *sync, &fired.argument(), None, reason.clone(), *on_error, excluded)
         }
     }
+}
+
+/// Captures once more what a row was captured as, or should have been.
+pub fn capture_again(sync: i32, operation: Operation, key: Option<i64>, payload: &[u8]) {
+    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, None, key, payload));
+}
+
+/// Whether a row's message may wait with the others. If not, it has been kept otherwise, or refused.
+fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
+    let Some(cap) = &ready.cap else { return true };
+    let buffered = BUFFER.with_borrow(|buffer| buffer.payloads(ready.sync));
+    let Room::None(waiting) = cap.room(buffered, outbox::count_committed) else { return true };
+    match cap.when_full {
+        WhenFull::Warn => warn_once(&cap.warning(&ready.name)),
+        WhenFull::DeadLetter => {
+            bury(fired, ready.sync, &ready.name, key, cap.reason(waiting), &ready.excluded)
+        }
+        WhenFull::Raise => {
+            let Words { message, detail, hint } = cap.refusal(&ready.name, waiting);
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message, "capture")
+                .set_detail(detail)
+                .set_hint(hint)
+                .report(PgLogLevel::ERROR);
+        }
+    }
+    cap.when_full == WhenFull::Warn
+}
+
+/// Tells the writer, once in a transaction; and the log, now and then.
+fn warn_once(words: &Words) {
+    if TRANSACTION.get().warned {
+        return;
+    }
+    note(|transaction| transaction.warned = true);
+    let audience = if cap::may_log() { Audience::WriterAndLog } else { Audience::Writer };
+    report::warn(words, audience);
 }
 
 fn unrendered(
@@ -124,6 +175,11 @@ fn unrendered(
         )
         .report(PgLogLevel::ERROR);
     }
+    bury(fired, sync, name, key, reason, excluded);
+}
+
+/// Keeps a row as a dead letter.
+fn bury(fired: &Fired, sync: i32, name: &str, key: Option<i64>, reason: String, excluded: &[String]) {
     let old = (fired.operation() == Operation::Update).then(|| fired.old()).flatten();
     let dead = StillBorn {
         sync_name: name.to_owned(),
@@ -132,6 +188,22 @@ fn unrendered(
         old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
     };
     with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), key, dead));
+}
+
+/// Adds the message of a row no trigger has fired for.
+pub fn add_message(
+    sync: i32,
+    operation: Operation,
+    path: Option<Box<str>>,
+    key: Option<i64>,
+    payload: &[u8],
+) {
+    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, path, key, payload));
+}
+
+/// Adds the dead letter of such a row.
+pub fn add_dead(sync: i32, operation: Operation, key: Option<i64>, dead: StillBorn) {
+    with_buffer(|buffer, current| buffer.push_dead(current, sync, operation, key, dead));
 }
 
 fn with_buffer(push: impl FnOnce(&mut Buffer, Subtransaction)) {
@@ -166,6 +238,8 @@ pub fn on_transaction(moment: Moment) {
             let transaction = TRANSACTION.replace(Transaction::QUIET);
             if transaction.captured {
                 clear_buffer();
+                // Before the worker is woken, which then knows of it.
+                cap::publish();
                 wake_worker();
             }
             if transaction.redefines
@@ -178,6 +252,10 @@ pub fn on_transaction(moment: Moment) {
         Moment::Prepared | Moment::Aborted => {
             if TRANSACTION.replace(Transaction::QUIET).captured {
                 clear_buffer();
+                match moment {
+                    Moment::Prepared => cap::publish(),
+                    _ => cap::give_up(),
+                }
             }
         }
     }
@@ -187,6 +265,11 @@ pub fn on_transaction(moment: Moment) {
 pub fn on_subtransaction(moment: SubMoment) {
     if !TRANSACTION.get().captured {
         return;
+    }
+    match moment {
+        SubMoment::BeforeCommit(_) => {}
+        SubMoment::Committed { child, parent } => cap::merge(child, parent),
+        SubMoment::Aborted(child) => cap::forget(child),
     }
     BUFFER.with_borrow_mut(|buffer| match moment {
         // Once the transaction holds too much, each subtransaction writes its own before it merges:

@@ -3,10 +3,11 @@
 //! It is connected to no database, so it is in nobody's way. Once at server start it has every
 //! database visited, because what a crash or restart left in an outbox has no commit to announce it;
 //! from then on a commit in a database without a worker wakes it; and where rows wait for the tick of a
-//! schedule, the clock does.
+//! schedule, the clock does. In recovery there is no launcher: its start is the end of a promotion.
 
 use crate::pg::process::{self, Child, Continue, Wait};
 use crate::pg::xact;
+use crate::standby::Memory;
 use crate::{backoff, shared, worker};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -25,6 +26,9 @@ const NO_PLACE_PAUSE: Duration = Duration::from_secs(5);
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn lago_push_launcher(_argument: pg_sys::Datum) {
     process::begin(None);
+    // Before any worker asks: who streamed until a moment ago may not have said so yet.
+    Memory::default().refresh();
+    shared::end_recovery();
     shared::register_launcher();
     process::show_idle();
     let mut launcher = Launcher {

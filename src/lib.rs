@@ -13,7 +13,8 @@
 //! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`defaults`], [`identity`]: what a template leaves out; [`order`]: what goes in line; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
-//! | worker | [`worker`]: read, send, settle; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
+//! | worker, before it begins | [`instance`]: whether this is a copy, which delivers nothing; [`standby`]: what shows that it is none |
+//! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
 //! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
@@ -24,6 +25,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
+mod backfill;
 mod backlog;
 mod backoff;
 mod buffer;
@@ -55,6 +57,7 @@ mod schedule;
 mod sender;
 mod settings;
 mod shared;
+mod standby;
 mod suggest;
 mod surface;
 mod sync;
@@ -62,6 +65,7 @@ mod template;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod verdict;
+mod version;
 mod worker;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -80,6 +84,7 @@ extension_sql_file!(
     name = "destinations",
     requires = [
         "tables",
+        "instance",
         surface::wake,
         surface::hide_statement,
         surface::check::check_url,
@@ -114,21 +119,29 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/letters.sql",
     name = "letters",
-    requires = [
-        "syncs",
-        surface::letters::render_letter,
-        surface::letters::filter_letters,
-        surface::wake_for_messages
-    ]
+    requires =
+        ["syncs", surface::letters::render_letter, surface::letters::filter_letters, surface::count_written]
 );
 extension_sql_file!(
     "../sql/corrections.sql",
     name = "corrections",
     requires = ["syncs", surface::corrections::check_correction]
 );
-extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
-extension_sql_file!("../sql/reconcile.sql", name = "reconcile", requires = ["syncs"]);
-extension_sql_file!("../sql/instance.sql", name = "instance", requires = ["destinations"]);
+extension_sql_file!(
+    "../sql/reconcile.sql",
+    name = "reconcile",
+    requires = ["syncs", surface::reconcile::reconciled]
+);
+extension_sql_file!(
+    "../sql/instance.sql",
+    name = "instance",
+    requires = ["tables", surface::instance::this_instance]
+);
+extension_sql_file!(
+    "../sql/backfill.sql",
+    name = "backfill",
+    requires = ["syncs", surface::backfill::capture_rows, surface::backfill::estimate_rows]
+);
 extension_sql_file!(
     "../sql/backlog.sql",
     name = "backlog",
@@ -147,6 +160,7 @@ extension_sql_file!(
         "reconcile",
         surface::workers_and_activities,
         surface::in_flight,
+        surface::capped,
         surface::endpoints
     ]
 );
@@ -182,6 +196,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::xact::listen(on_transaction, on_subtransaction);
     pg::hooks::install(on_command);
     pg::process::listen_for_relation_changes(sync::on_relation_change);
+    pg::process::register_watch(standby::PROCESS_TYPE, "lago_push_standby");
     pg::process::register_launcher(launcher::PROCESS_TYPE, "lago_push_launcher");
 }
 
@@ -193,6 +208,9 @@ thread_local! {
 /// A transaction reaches a moment of its life.
 fn on_transaction(moment: pg::xact::Moment) {
     capture::on_transaction(moment);
+    if moment == pg::xact::Moment::Aborted {
+        pg::claim::release_backfill();
+    }
     if moment != pg::xact::Moment::BeforeEnd {
         pg::caller::forget_all();
         if let Some(database) = KEPT_OUT.take() {
@@ -214,11 +232,12 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
     use pg::hooks::{Command::*, Time::*};
     match (command, time) {
         (WantsDatabaseAlone(database), Before) => send_worker_out(database),
-        (DropsExtension, Before) => send_worker_out(pg::process::own_database()),
+        (ChangesExtension, Before) => send_worker_out(pg::process::own_database()),
         // Until the transaction ends, with or without success: see on_transaction.
-        (WantsDatabaseAlone(_) | DropsExtension, After) => {}
-        (CommitPrepared, Before) => {}
+        (WantsDatabaseAlone(_) | ChangesExtension, After) => {}
+        (CommitPrepared | RollbackPrepared, Before) => {}
         (CommitPrepared, After) => capture::wake_worker(),
+        (RollbackPrepared, After) => cap::doubt_all(),
     }
 }
 

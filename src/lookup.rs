@@ -11,6 +11,7 @@ mod event;
 mod tests;
 mod top_up;
 
+pub use event::segment_of_id;
 pub use top_up::MARK;
 
 use crate::call::Call;

@@ -7,11 +7,13 @@
 
 use crate::backlog::Seen;
 use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
+use crate::cap;
 use crate::cursor::{Range, Running};
 use crate::message::{Message, Tried};
 use crate::pg::heap::{self, Value};
-use crate::pg::walk::{Keys, Path, Row};
+use crate::pg::index::{Keys, Path, Row};
 use crate::pg::{encoding, process, xact};
+use crate::shared::caps::Counted;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -28,6 +30,9 @@ pub struct Tables {
     message_id: pg_sys::Oid,
     dead_letter: pg_sys::Oid,
 }
+
+/// The column of `lago_push.message` that names its sync, by number.
+const SYNC_OF_A_MESSAGE: i16 = 3;
 
 thread_local! {
     static TABLES: Cell<Option<Tables>> = const { Cell::new(None) };
@@ -86,6 +91,7 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
     }
     let (dead, alive): (Vec<&Entry>, Vec<&Entry>) =
         entries.iter().partition(|entry| matches!(entry.body, Body::Dead(_)));
+    let written = by_sync(alive.iter().copied());
     let mut arena = Arena(arena);
     let mut entered = Entered::of(entries);
     let mut counted = |entry: &Entry| entered.take(entry.sync);
@@ -97,7 +103,29 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
         tables.dead_letter,
         dead.into_iter().map(|entry| dead_row(entry, enqueued_at, counted(entry))),
     );
+    for (sync, messages) in written {
+        cap::wrote(current, sync, messages.into());
+    }
     buffer.written(current);
+}
+
+/// How many entries there are of each sync.
+fn by_sync<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(i32, i32)> {
+    let mut counts: Vec<(i32, i32)> = Vec::new();
+    for entry in entries {
+        match counts.iter_mut().find(|(sync, _)| *sync == entry.sync) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => counts.push((entry.sync, 1)),
+        }
+    }
+    counts
+}
+
+/// Counts the committed messages of a sync, those of the transaction under way aside, up to `most`.
+pub fn count_committed(sync: i32, most: i64) -> Counted {
+    let Some(tables) = tables() else { return Counted::All(0) };
+    let found = heap::count_of_others(tables.message, SYNC_OF_A_MESSAGE, sync, most);
+    if found < most { Counted::All(found) } else { Counted::UpTo(found) }
 }
 
 /// How many rows one write adds, by sync. The first of a sync's bears the number and the others none,
@@ -106,14 +134,7 @@ struct Entered(Vec<(i32, i32)>);
 
 impl Entered {
     fn of(entries: &[Entry]) -> Entered {
-        let mut counts: Vec<(i32, i32)> = Vec::new();
-        for entry in entries {
-            match counts.iter_mut().find(|(sync, _)| *sync == entry.sync) {
-                Some((_, count)) => *count = count.saturating_add(1),
-                None => counts.push((entry.sync, 1)),
-            }
-        }
-        Entered(counts)
+        Entered(by_sync(entries.iter()))
     }
 
     fn take(&mut self, sync: i32) -> i32 {
@@ -212,6 +233,7 @@ pub struct Statements {
     between: OwnedPreparedStatement,
     retries: OwnedPreparedStatement,
     begin: OwnedPreparedStatement,
+    take_back: OwnedPreparedStatement,
     delete: OwnedPreparedStatement,
     forget_retries: OwnedPreparedStatement,
     retry: OwnedPreparedStatement,
@@ -267,6 +289,10 @@ impl Statements {
                     "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
                      select m.id, 0, clock_timestamp(), $2 from lago_push.message m where m.id = any ($1)
                      on conflict on constraint one_retry_per_message do update set last_error = excluded.last_error",
+                    &[INT8ARRAYOID, TEXTOID],
+                )?,
+                take_back: plan(
+                    "delete from lago_push.retry r where r.message_id = any ($1) and r.last_error = $2",
                     &[INT8ARRAYOID, TEXTOID],
                 )?,
                 delete: plan("delete from lago_push.message m where m.id = any ($1)", &[INT8ARRAYOID])?,
@@ -398,6 +424,13 @@ const BEGUN: &str = "a call is under way";
 pub fn begin_calls(statements: &Statements, messages: &[i64]) -> Result<()> {
     Spi::connect_mut(|client| {
         client.update(&statements.begin, None, &[messages.to_vec().into(), BEGUN.into()]).map(drop)
+    })
+}
+
+/// Takes such notes back: the calls were not begun after all.
+pub fn take_back_calls(statements: &Statements, messages: &[i64]) -> Result<()> {
+    Spi::connect_mut(|client| {
+        client.update(&statements.take_back, None, &[messages.to_vec().into(), BEGUN.into()]).map(drop)
     })
 }
 
@@ -574,6 +607,8 @@ pub struct Account {
     pub duplicate: i64,
     /// What left the outbox entered as so many.
     pub captured: i64,
+    /// So many messages left the outbox.
+    pub left: i64,
     pub last_error: Option<String>,
 }
 
@@ -590,6 +625,12 @@ pub struct Health {
 }
 
 impl Settlement {
+    /// How many messages of each sync leave the outbox.
+    pub fn left_by_sync(&self) -> Vec<(i32, i64)> {
+        let accounts = self.accounts.iter().filter(|(_, account)| account.left > 0);
+        accounts.map(|(sync, account)| (*sync, account.left)).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.retries.is_empty() && self.accounts.is_empty() && self.health.is_empty()
     }

@@ -50,6 +50,8 @@ pub enum Errand {
     Deliver,
     /// To ask about the one message there is.
     LookUp(LookUp),
+    /// To ask for what is at a path, without a message.
+    Ask(String),
 }
 
 /// A request made.

@@ -1,6 +1,7 @@
 //! Settings: every configuration parameter of lago_push.
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use crate::instance;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::time::Duration;
 
 /// How long an idle worker stays connected to its database. Unit: seconds. A minute keeps latency
@@ -25,6 +26,21 @@ static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(12);
 /// How long a worker that is told to stop waits for requests under way. Unit: milliseconds. What is
 /// not answered by then goes again after the restart. Takes effect at the next stop after a reload.
 static SHUTDOWN_PATIENCE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// What a promoted server does with its destinations. `auto` delivers where the server was seen
+/// streaming from a primary, which a failover standby does and a restored backup does not. Takes effect
+/// at the next promotion.
+static ON_PROMOTION: GucSetting<OnPromotion> = GucSetting::<OnPromotion>::new(OnPromotion::Auto);
+
+#[derive(Clone, Copy, Debug, PostgresGucEnum)]
+enum OnPromotion {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"deliver"]
+    Deliver,
+    #[name = c"hold"]
+    Hold,
+}
 
 pub fn define() {
     GucRegistry::define_int_guc(
@@ -77,6 +93,22 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_enum_guc(
+        c"lago_push.on_promotion",
+        c"What a promoted server does with its destinations: auto, deliver or hold.",
+        c"auto delivers where the server was seen streaming from a primary, and else holds.",
+        &ON_PROMOTION,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
+pub fn on_promotion() -> instance::OnPromotion {
+    match ON_PROMOTION.get() {
+        OnPromotion::Auto => instance::OnPromotion::Auto,
+        OnPromotion::Deliver => instance::OnPromotion::Deliver,
+        OnPromotion::Hold => instance::OnPromotion::Hold,
+    }
 }
 
 pub fn max_attempts() -> u32 {

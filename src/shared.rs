@@ -3,6 +3,9 @@
 //! Between outbox and worker: a backend that committed messages finds here whom to wake. All of it
 //! is hints and observations; nothing here is needed to be right after a crash.
 
+pub mod caps;
+
+use self::caps::Caps;
 use crate::pg::process::{self, Place};
 use crate::pg::shmem::{self, AllAtomics, Block};
 use pgrx::pg_sys;
@@ -16,10 +19,13 @@ const LANES: usize = 1024;
 #[repr(C)]
 pub struct Shared {
     launcher: AtomicI32,
+    /// The process that watches a recovery.
+    standby: AtomicI32,
     /// Set when a database found no slot: the launcher then visits all of them.
     revisit: AtomicBool,
     slots: [Slot; DATABASES],
     lanes: [LaneSlot; LANES],
+    caps: Caps,
 }
 
 /// One database.
@@ -75,16 +81,19 @@ pub enum Activity {
     Waiting,
     /// None is; the next may go later.
     Pausing,
+    /// What was read is not yet with the synchronous standbys.
+    Backing,
     Leaving,
 }
 
 impl Activity {
-    const ALL: [(Activity, &'static str); 6] = [
+    const ALL: [(Activity, &'static str); 7] = [
         (Activity::Idle, "idle"),
         (Activity::Reading, "reading the outbox"),
         (Activity::Settling, "settling"),
         (Activity::Waiting, "waiting for Lago"),
         (Activity::Pausing, "waiting for the next attempt"),
+        (Activity::Backing, "waiting for a synchronous standby"),
         (Activity::Leaving, "waiting for the last answers from Lago"),
     ];
 
@@ -134,6 +143,11 @@ pub fn nothing_to_do_here() {
     }
 }
 
+/// The counters of what waits of syncs with a cap.
+pub fn caps() -> Option<&'static Caps> {
+    BLOCK.get().map(|shared| &shared.caps)
+}
+
 fn slot_of(database: u32) -> Option<&'static Slot> {
     BLOCK.get()?.slots.iter().find(|slot| slot.database.load(SeqCst) == database)
 }
@@ -145,6 +159,20 @@ pub fn slots() -> impl Iterator<Item = &'static Slot> {
 pub fn register_launcher() {
     if let Some(shared) = BLOCK.get() {
         shared.launcher.store(process::own_place().0 + 1, SeqCst);
+    }
+}
+
+pub fn register_standby() {
+    if let Some(shared) = BLOCK.get() {
+        shared.standby.store(process::own_place().0 + 1, SeqCst);
+    }
+}
+
+/// Tells the process that watched the recovery that it is over. Once: its place is another's then.
+pub fn end_recovery() {
+    if let Some(shared) = BLOCK.get() {
+        wake_place(&shared.standby);
+        shared.standby.store(0, SeqCst);
     }
 }
 
@@ -290,6 +318,9 @@ impl Slot {
         self.wanted.store(false, SeqCst);
         self.keep_out_until.store(0, SeqCst);
         self.set_tick(None);
+        for (_, place) in caps().into_iter().flat_map(|caps| caps.of(self.database.load(SeqCst))) {
+            place.free();
+        }
         self.database.store(0, SeqCst);
     }
 

@@ -12,7 +12,7 @@ pub mod trying;
 
 use crate::endpoint::{Batch, CATALOGUE, Repeat};
 use crate::pg::{caller, heap, process};
-use crate::{capture, outbox, shared};
+use crate::{cap, capture, outbox, shared};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -40,6 +40,20 @@ fn wake() {
 fn wake_for_messages() {
     shared::own_slot();
     capture::wake_at_commit();
+}
+
+/// Counts messages of a sync that a function has written, and wakes the worker for them, when the calling
+/// transaction commits.
+#[pg_extern(name = "_count_written", volatile)]
+fn count_written(sync_id: i32, messages: i64) {
+    shared::own_slot();
+    capture::count_written(sync_id, messages);
+}
+
+/// What waits of syncs that have a cap, as far as it is known.
+#[pg_extern(name = "_capped", volatile)]
+fn capped() -> TableIterator<'static, (name!(sync_id, i32), name!(waiting, i64))> {
+    TableIterator::new(cap::waiting())
 }
 
 /// Whether the calling transaction has captured rows.

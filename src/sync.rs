@@ -6,6 +6,7 @@
 
 use crate::buffer::Operation;
 use crate::call::Call;
+use crate::cap::{Cap, WhenFull};
 use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
 use crate::recipe::{Definition, Recipe, Sources, Texts, Unchanged};
@@ -33,6 +34,7 @@ pub struct Ready {
     pub name: String,
     pub recipe: Recipe,
     pub on_error: OnError,
+    pub cap: Option<Cap>,
     /// Columns that are not kept with a dead letter either.
     pub excluded: Vec<String>,
     operations: Vec<Operation>,
@@ -135,6 +137,9 @@ pub struct Stored {
     on_error: OnError,
     state: String,
     order_by: Option<String>,
+    /// How many messages may wait, and what becomes of rows beyond.
+    max_pending: Option<i64>,
+    when_full: WhenFull,
 }
 
 /// Which sync is looked for.
@@ -176,11 +181,31 @@ pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
             on_error: if text(20)? == "raise" { OnError::Raise } else { OnError::DeadLetter },
             state: text(21)?,
             order_by: text(22),
+            // The table of 0.1.0 has neither of these.
+            max_pending: column(23).map(|datum| datum.value() as i64),
+            when_full: match text(24).as_deref() {
+                Some("dead_letter") => WhenFull::DeadLetter,
+                Some("raise") => WhenFull::Raise,
+                _ => WhenFull::Warn,
+            },
         })
     })
 }
 
 impl Stored {
+    pub fn has_mapper(&self) -> bool {
+        self.mapper.is_some()
+    }
+
+    /// Columns that are not kept with a dead letter either.
+    pub fn excluded(&self) -> &[String] {
+        &self.exclude
+    }
+
+    pub fn on_error(&self) -> OnError {
+        self.on_error
+    }
+
     /// Those it captures, in the order in which they happen to a row.
     pub fn operations(&self) -> impl Iterator<Item = Operation> {
         [Operation::Insert, Operation::Update, Operation::Delete]
@@ -204,6 +229,10 @@ impl Stored {
             counting: &self.columns,
         };
         Recipe::bind(definition, relation, &Sources::of(relation, self.exclude.clone()))
+    }
+
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
     }
 
     pub fn call(&self) -> Result<Call, String> {
@@ -230,6 +259,7 @@ fn compile(fired: &Fired) -> Compiled {
         Ok(recipe) => Compiled::Ready(Box::new(Ready {
             sync: stored.id,
             operations: stored.operations().collect(),
+            cap: stored.max_pending.map(|most| Cap::new(stored.id, most, stored.when_full)),
             name,
             recipe,
             on_error: stored.on_error,

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod alterations;
+mod backfill;
 mod backlog;
+mod caps;
 mod capture;
 mod catalog;
 mod choices;
@@ -13,6 +15,7 @@ mod corrections;
 mod dead_letters;
 mod definitions;
 mod destinations;
+mod hijack;
 mod identity;
 mod ledger;
 mod letters;
@@ -21,6 +24,8 @@ mod mappers;
 mod ordering;
 mod previews;
 mod privileges;
+mod reconcile;
+mod roles;
 mod stage;
 mod syncs;
 mod templates;

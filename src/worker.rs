@@ -5,6 +5,8 @@
 //! with it: after a crash the messages are still in the outbox and go out again, byte for byte, and
 //! Lago recognizes them. Any error therefore simply ends the process; the launcher starts another.
 
+mod backed;
+mod guard;
 mod read;
 mod replies;
 mod settle;
@@ -12,10 +14,13 @@ mod speed;
 mod start;
 mod ticks;
 
+use self::backed::Unbacked;
+use self::guard::Guard;
 use self::read::{now_unix, since_2000};
 use self::speed::{Pace, Speed};
 use self::ticks::Ticks;
 use crate::backoff::Dice;
+use crate::cap::Watch;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
@@ -29,6 +34,7 @@ use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
 use crate::shared::{self, Activity, Slot, State};
+use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -88,12 +94,24 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
     process::at_exit(farewell);
     slot.enter();
     pgrx::log!("lago_push worker started");
+    remark_on_version();
     match Worker::new(slot).map(Worker::run) {
         Ok(Ok(())) => slot.ends_well(),
         Ok(Err(error)) => pgrx::error!("lago_push worker ends: {error}"),
         Err(error) => pgrx::error!("lago_push worker cannot start: {error}"),
     }
     pgrx::log!("lago_push worker stopped");
+}
+
+/// Once for each start of a worker, and never while it works: it goes on by what is there.
+fn remark_on_version() {
+    let remark = xact::in_transaction(|| {
+        let installed = version::installed().ok().flatten()?;
+        version::remark(&process::database_name(process::own_database())?, &installed)
+    });
+    if let Some(remark) = remark {
+        pgrx::log!("{remark}");
+    }
 }
 
 #[pg_guard]
@@ -109,6 +127,9 @@ type Failure = Box<dyn std::error::Error>;
 struct Worker {
     slot: &'static Slot,
     tables: Option<outbox::Tables>,
+    /// Of the SQL its statements were prepared for.
+    version: Option<String>,
+    guard: Guard,
     statements: Statements,
     senders: Senders,
     /// None until the first read.
@@ -127,6 +148,8 @@ struct Worker {
     /// Syncs that messages name and the directory does not; and since when, at the latest, the messages
     /// may have been committed.
     strangers: BTreeMap<i32, UnixMicros>,
+    /// What was read and waits for standbys; nothing more is read meanwhile.
+    unbacked: Option<Unbacked>,
     /// What waits for the clock.
     ticks: Ticks,
     /// Messages whose call was begun by an earlier worker.
@@ -148,6 +171,8 @@ struct Worker {
     start: i64,
     /// When that was looked at last.
     start_looked_at: Option<Instant>,
+    /// What it knows of the counters of syncs with a cap.
+    caps: Watch,
 }
 
 impl Worker {
@@ -158,6 +183,8 @@ impl Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
             statements,
+            version: xact::in_transaction(version::installed)?,
+            guard: Guard::Asking,
             senders: Senders::new()?,
             directory: None,
             lanes: BTreeMap::new(),
@@ -168,6 +195,7 @@ impl Worker {
             known: HashSet::new(),
             paused: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            unbacked: None,
             ticks: Ticks::default(),
             lost: Vec::new(),
             untried_since: process::now(),
@@ -179,6 +207,7 @@ impl Worker {
             paces: BTreeMap::new(),
             start,
             start_looked_at: None,
+            caps: Watch::default(),
         })
     }
 
@@ -212,10 +241,11 @@ impl Worker {
             // While it is left set, commits set no latch: neither when nothing can be delivered, nor
             // between two looks at an outbox that is being written to all the time.
             let look_at = self.next_look();
-            if self.can_deliver() && look_at.is_none() {
+            let is_backed = self.unbacked_pause().is_none();
+            if self.can_deliver() && look_at.is_none() && is_backed {
                 news |= self.slot.take_wanted();
             }
-            if news || self.wants_to_read() || self.slot.is_redefined() {
+            if is_backed && (news || self.wants_to_read()) || self.slot.is_redefined() {
                 self.set_busy(Activity::Reading);
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(Outbox::Gone);
@@ -225,9 +255,9 @@ impl Worker {
             }
             let due = self.dispatch()?;
             // A flag left set would not be seen again: nobody sets the latch for it.
-            if self.wants_to_read()
-                || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none()
-            {
+            let may_read = self.wants_to_read()
+                || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none();
+            if may_read && self.unbacked.is_none() {
                 if process::wait(Wait::Reply, Some(Duration::ZERO), None) == Continue::No {
                     return Ok(Outbox::Here);
                 }
@@ -238,6 +268,7 @@ impl Worker {
                 .iter()
                 .all(|(id, lane)| lane.is_idle() || self.gate(*id) == Gate::Held && lane.in_flight() == 0);
             if first_round && at_rest && !called {
+                self.put_caps_right();
                 return Ok(Outbox::Here);
             }
             first_round = false;
@@ -249,6 +280,7 @@ impl Worker {
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
             let wait = if at_rest {
+                self.put_caps_right();
                 self.slot.set_state(State::Idle);
                 self.slot.set_activity(Activity::Idle);
                 self.slot.set_rate(0.0);
@@ -270,6 +302,22 @@ impl Worker {
                 return Ok(Outbox::Here);
             }
         }
+    }
+
+    /// Corrects the counters of syncs of which nothing waits: all that is committed has been seen, and
+    /// neither a lane nor a tick nor a pause keeps anything back.
+    fn put_caps_right(&mut self) {
+        if self.more || self.cursor.next_again().is_some() {
+            return;
+        }
+        let Self { caps, directory, lanes, paused, ticks, .. } = self;
+        caps.put_right(|sync| {
+            let delivery = directory.as_ref().and_then(|directory| directory.syncs.get(&sync));
+            let lane = delivery.and_then(|delivery| lanes.get(&delivery.destination));
+            lane.is_some_and(|lane| lane.is_idle() && lane.behind.is_none())
+                && !paused.contains_key(&sync)
+                && !ticks.holds(sync)
+        });
     }
 
     /// Takes in the answers to what is under way, as long as there is patience for them: what is
@@ -343,6 +391,7 @@ impl Worker {
     fn show_wait(&self) -> Wait {
         let in_flight = self.in_flight();
         let (activity, wait) = match in_flight {
+            0 if self.unbacked.is_some() => (Activity::Backing, Wait::Standby),
             0 => (Activity::Pausing, Wait::Pause),
             _ => (Activity::Waiting, Wait::Reply),
         };
@@ -369,6 +418,9 @@ impl Worker {
 
     /// Sends what may go. Gives the next moment at which something may.
     fn dispatch(&mut self) -> Result<Option<Instant>, Failure> {
+        if let Some(pause) = self.unbacked_pause() {
+            return Ok(Some(Instant::now() + pause));
+        }
         let mut next_due: Option<Instant> = None;
         let mut jobs = Vec::new();
         for (id, lane) in &mut self.lanes {
@@ -400,18 +452,24 @@ impl Worker {
             }
         }
         self.note_pressure();
-        self.note_begun(&jobs)?;
+        let noted = self.note_begun(&jobs)?;
         let touched: BTreeSet<i32> = jobs.iter().map(|job| job.lane).collect();
         for job in jobs {
-            if let Err(job) = self.senders.send(job)
+            // No thread can be started, if the machine is out of them for now.
+            let unsent = match noted {
+                Continue::Yes => self.senders.send(job).err(),
+                Continue::No => Some(Box::new(job)),
+            };
+            if let Some(job) = unsent
                 && let Some(lane) = self.lanes.get_mut(&job.lane)
             {
-                // No thread could be started: the machine is out of them for now.
                 lane.returned(&job.messages);
                 for message in job.messages.into_iter().rev() {
                     match &job.errand {
                         Errand::Deliver => lane.resend(message, Instant::now()),
                         Errand::LookUp(look) => lane.look_up(message, look.clone(), Instant::now()),
+                        // About no message.
+                        Errand::Ask(_) => {}
                     }
                 }
                 next_due = Some(Instant::now() + Duration::from_secs(1));
@@ -437,20 +495,26 @@ impl Worker {
         self.paces.retain(|id, _| self.lanes.contains_key(id));
     }
 
-    /// Writes down, on disk, which calls begin that must not be made twice: should this process or the
-    /// server die before they are settled, nobody would know otherwise.
-    fn note_begun(&self, jobs: &[Job]) -> Result<(), Failure> {
+    /// Writes down, on disk and on synchronous standbys, which calls begin that must not be made twice:
+    /// should this process or the server die before they are settled, nobody would know otherwise. Says
+    /// whether they may begin.
+    fn note_begun(&self, jobs: &[Job]) -> Result<Continue, Failure> {
         let begun: Vec<i64> = jobs
             .iter()
             .filter(|job| job.shape.call.repeat == Repeat::Never && job.errand == Errand::Deliver)
             .flat_map(|job| job.messages.iter().map(|message| message.id))
             .collect();
-        if !begun.is_empty() {
-            xact::in_transaction(|| outbox::begin_calls(&self.statements, &begun))?;
-            // That commit too: it did not wait for the disk.
-            xact::in_transaction(xact::flush_log);
+        if begun.is_empty() {
+            return Ok(Continue::Yes);
         }
-        Ok(())
+        xact::in_transaction(|| outbox::begin_calls(&self.statements, &begun))?;
+        // That commit too: it did not wait for the disk.
+        let end = xact::in_transaction(xact::flush_log);
+        let go_on = self.wait_for_standbys(end);
+        if go_on == Continue::No {
+            xact::in_transaction(|| outbox::take_back_calls(&self.statements, &begun))?;
+        }
+        Ok(go_on)
     }
 }
 

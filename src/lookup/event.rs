@@ -52,7 +52,12 @@ pub fn likeness(message: &Message, found: &Value) -> Likeness {
 /// Where Lago shows the first event that has this one's id, whatever its subscription.
 pub fn path_of_id(message: &Message) -> Option<String> {
     let id = text(&payload(message)?, "transaction_id")?;
-    Some(format!("/events/{}", percent_encode_segment(&id).ok()?))
+    Some(format!("/events/{}", segment_of_id(&id)?))
+}
+
+/// An id as a segment of a path, if it can be one.
+pub fn segment_of_id(id: &str) -> Option<String> {
+    percent_encode_segment(id).ok()
 }
 
 /// Where Lago lists the events of this one's subscription, code and time.

@@ -1,9 +1,13 @@
 //! Who calls, doing things with the owner's rights, and doing things with the caller's and no others.
+//!
+//! Whoever's code runs in between can change settings of the session, `search_path` among them. So it
+//! runs in a nesting level of settings that ends with it: what runs after it, with more rights, finds
+//! every setting as it was.
 
 use crate::buffer::Subtransaction;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 thread_local! {
     /// The roles that called the entry points under way, innermost last, and the subtransaction in
@@ -38,7 +42,17 @@ struct Entered {
     own_function: *mut pg_sys::FmgrInfo,
     user: pg_sys::Oid,
     context: core::ffi::c_int,
+    /// None for a procedure, which may end the transaction and with it all levels.
+    settings: Option<core::ffi::c_int>,
 }
+
+/// What the statements of the functions behind the entry points mean must not depend on the session.
+const PINNED: [(&CStr, &CStr); 4] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"standard_conforming_strings", c"on"),
+    (c"array_nulls", c"on"),
+    (c"transform_null_equals", c"off"),
+];
 
 /// Entry point of every function people call; `sql/entry_points.sql` says which they are. Hands the call
 /// over to the function of the same name with an underscore, which runs as the owner of both. The
@@ -82,9 +96,16 @@ unsafe extern "C-unwind" fn enter(
     // SAFETY: a live call record.
     let own_function = unsafe { (*call).flinfo };
     // SAFETY: as above.
-    let (implementation, owner) = implementation_of(unsafe { (*own_function).fn_oid });
+    let Implementation { function: implementation, owner, is_procedure } =
+        implementation_of(unsafe { (*own_function).fn_oid });
     // SAFETY: the record lives as long as the call.
     unsafe { pg_sys::fmgr_info(implementation, function) };
+    let settings = (!is_procedure).then(|| {
+        // SAFETY: opens a nesting level, closed in `leave`; an error closes it with its transaction.
+        let level = unsafe { pg_sys::NewGUCNestLevel() };
+        PINNED.iter().for_each(|(name, value)| super::cell::pin(name, value));
+        level
+    });
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
@@ -93,7 +114,7 @@ unsafe extern "C-unwind" fn enter(
     unsafe { pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32) };
     // SAFETY: as for `own_function`.
     unsafe { (*call).flinfo = function };
-    Entered { own_function, user, context }
+    Entered { own_function, user, context, settings }
 }
 
 #[pg_guard]
@@ -103,17 +124,33 @@ unsafe extern "C-unwind" fn leave(call: pg_sys::FunctionCallInfo, entered: Enter
     unsafe { (*call).flinfo = entered.own_function };
     // SAFETY: puts back what was read in `enter`.
     unsafe { pg_sys::SetUserIdAndSecContext(entered.user, entered.context) };
+    if let Some(level) = entered.settings {
+        // SAFETY: closes the level opened in `enter`.
+        unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    }
     CALLERS.with_borrow_mut(Vec::pop);
 }
 
-/// The function that does the work of an entry point, and the owner of the entry point.
-fn implementation_of(entry_point: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
+struct Implementation {
+    /// Does the work.
+    function: pg_sys::Oid,
+    /// Owns the entry point.
+    owner: pg_sys::Oid,
+    is_procedure: bool,
+}
+
+impl Implementation {
+    const NONE: Implementation =
+        Implementation { function: pg_sys::InvalidOid, owner: pg_sys::InvalidOid, is_procedure: false };
+}
+
+fn implementation_of(entry_point: pg_sys::Oid) -> Implementation {
     // SAFETY: a catalog lookup; the function is running, so it exists.
     let tuple = unsafe {
         pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::from(entry_point))
     };
     if tuple.is_null() {
-        return (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        return Implementation::NONE;
     }
     // SAFETY: a tuple of pg_proc.
     let entry: &pg_sys::FormData_pg_proc = unsafe { &*pg_sys::GETSTRUCT(tuple).cast() };
@@ -131,10 +168,10 @@ fn implementation_of(entry_point: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
             pg_sys::Datum::from(0usize),
         )
     };
-    let owner = entry.proowner;
+    let (owner, is_procedure) = (entry.proowner, entry.prokind as u8 == pg_sys::PROKIND_PROCEDURE);
     // SAFETY: looked up above; nothing of it is used after.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
-    (implementation, owner)
+    Implementation { function: implementation, owner, is_procedure }
 }
 
 /// Raises a syntax error unless the text is one expression and nothing after it.
@@ -144,21 +181,43 @@ pub fn parse_expression(text: &[u8]) {
     unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR) };
 }
 
-/// Runs `work` with the caller's rights.
-fn with_rights<R>(work: impl FnOnce() -> R) -> R {
-    with_rights_of(role(), work)
+/// Does `work` as an entry point would: the current role is noted as the caller, and the owner's rights
+/// apply. For what cannot be handed over to a function, because it has to commit in between.
+pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    crate::capture::write_captured();
+    let owner = implementation_of(entry_point).owner;
+    // SAFETY: reads a variable of the backend.
+    let caller = unsafe { pg_sys::GetUserId() };
+    with_rights_of(owner, || {
+        CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), caller)));
+        let result = work();
+        CALLERS.with_borrow_mut(Vec::pop);
+        result
+    })
 }
 
-/// Does `work` with the rights of a role that exists. An error restores the former ones with the
-/// transaction or subtransaction it ends.
+/// Does `work` with the rights of a role that exists. An error restores the former ones, and all
+/// settings, with the transaction or subtransaction it ends.
+///
+/// Within an entry point, code of a role other than the caller may do nothing that would run later, with
+/// the caller's rights: no deferred trigger, no temporary object. That is the server's own rule for what
+/// it runs on behalf of a table's owner.
 pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let is_foreign = CALLERS.with_borrow(|callers| callers.last().is_some_and(|(_, caller)| *caller != role));
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
-    let flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+    let mut flags = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+    if is_foreign {
+        flags |= pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+    }
+    // SAFETY: opens a nesting level of settings, closed below.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
     // SAFETY: the role exists.
     unsafe { pg_sys::SetUserIdAndSecContext(role, flags) };
     let result = work();
+    // SAFETY: closes the level opened above: whatever the role's code has set is as before.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
     // SAFETY: puts back what was read above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     result
@@ -177,12 +236,22 @@ pub fn query<R>(
     parameters: &[&[u8]],
     visit: impl FnOnce(Vec<Option<pg_sys::Datum>>) -> R,
 ) -> Option<R> {
+    query_as(role(), command, parameters, visit)
+}
+
+/// The same with the rights of another role, which is to be the owner of whatever code may run.
+pub fn query_as<R>(
+    role: pg_sys::Oid,
+    command: &[u8],
+    parameters: &[&[u8]],
+    visit: impl FnOnce(Vec<Option<pg_sys::Datum>>) -> R,
+) -> Option<R> {
     let command = CString::new(command).ok()?;
     let mut types = vec![pg_sys::JSONOID; parameters.len()];
     // A bytea and a json have the same form.
     let mut values: Vec<_> =
         parameters.iter().filter_map(|json| pgrx::IntoDatum::into_datum(*json)).collect();
-    Some(with_rights(|| {
+    Some(with_rights_of(role, || {
         // SAFETY: connects for the one command below.
         unsafe { pg_sys::SPI_connect() };
         // SAFETY: connected above; as many types as values, none null; errors leave by unwinding.
@@ -213,6 +282,11 @@ pub fn query<R>(
         unsafe { pg_sys::SPI_finish() };
         result
     }))
+}
+
+/// Runs a query with the rights of a role, and hands over its rows as [`super::rows::for_each`] does.
+pub fn for_each_as(role: pg_sys::Oid, query: &[u8], visit: impl FnMut(pg_sys::Datum)) {
+    with_rights_of(role, || super::rows::for_each(query, visit));
 }
 
 /// Replaces the statement other sessions see in pg_stat_activity, because it carries a secret.

@@ -445,28 +445,34 @@ pub fn pinned_with<R>(search_path: &CStr, work: impl FnOnce() -> R) -> R {
     // SAFETY: opens a nesting level of settings; an error closes it with the surrounding subtransaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     for (name, value) in PINNED.into_iter().chain([(c"search_path", search_path)]) {
-        // Most sessions have most of them so already, and looking costs less than setting.
-        if is_set_to(name, value) {
-            continue;
-        }
-        // SAFETY: both are C strings that outlive the call; the change ends with the level.
-        unsafe {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
+        pin(name, value);
     }
     let result = work();
-    // SAFETY: closes the level opened above.
-    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    // SAFETY: closes the level opened above, with everything that was set in it: a user's code, too, may
+    // have set something.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
     result
+}
+
+/// Gives a setting a value until the nesting level ends that was opened last.
+pub fn pin(name: &CStr, value: &CStr) {
+    // Most sessions have most of them so already, and looking costs less than setting.
+    if is_set_to(name, value) {
+        return;
+    }
+    // SAFETY: both are C strings that outlive the call; the change ends with the level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
 }
 
 fn is_set_to(name: &CStr, value: &CStr) -> bool {

@@ -67,6 +67,22 @@ pub fn on_signal(signal: core::ffi::c_int, handler: SignalHandler) {
     }
 }
 
+/// The timeline on which this server writes its log. Outside recovery.
+pub fn own_timeline() -> u32 {
+    #[cfg(feature = "pg14")]
+    {
+        // SAFETY: sets the variable below, where no recovery is under way.
+        unsafe { pg_sys::RecoveryInProgress() };
+        // SAFETY: a variable of this process.
+        unsafe { pg_sys::ThisTimeLineID }
+    }
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: reads shared memory, where recovery has left it.
+    unsafe {
+        pg_sys::GetWALInsertionTimeLine()
+    }
+}
+
 /// Settings a worker must not inherit from a database or role, beyond those all versions have.
 pub const EXTRA_WORKER_SETTINGS: &[(&str, &str)] = &[
     #[cfg(any(feature = "pg17", feature = "pg18"))]

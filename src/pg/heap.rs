@@ -221,8 +221,13 @@ pub fn scan<R>(
             break;
         }
         let column = |number: i16| {
+            // SAFETY: an open relation has its descriptor.
+            if i32::from(number) > unsafe { (*(*relation).rd_att).natts } {
+                // The library may be newer than the table: see ALTER EXTENSION … UPDATE.
+                return None;
+            }
             let mut null = false;
-            // SAFETY: the tuple is valid until the next step; the caller names a column of the table.
+            // SAFETY: the tuple is valid until the next step; the table has that column.
             let datum =
                 unsafe { pg_sys::heap_getattr(tuple, i32::from(number), (*relation).rd_att, &mut null) };
             (!null).then_some(datum)
@@ -234,6 +239,49 @@ pub fn scan<R>(
     // SAFETY: opened above; nothing that was read is used after.
     unsafe { pg_sys::table_close(relation, pg_sys::AccessShareLock as i32) };
     result
+}
+
+/// Counts the committed rows of a table in which an integer column has a value, up to `most`. Rows the
+/// transaction under way has written itself are left out. Whoever calls needs no right to the table.
+pub fn count_of_others(table: pg_sys::Oid, column: i16, value: i32, most: i64) -> i64 {
+    // SAFETY: an ordinary reader's lock.
+    let relation = unsafe { pg_sys::table_open(table, pg_sys::AccessShareLock as i32) };
+    // SAFETY: the relation is open; a null snapshot means the latest; no index is named.
+    let scan = unsafe {
+        pg_sys::systable_beginscan(
+            relation,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        )
+    };
+    let mut count = 0;
+    while count < most {
+        // SAFETY: the scan is open.
+        let tuple = unsafe { pg_sys::systable_getnext(scan) };
+        if tuple.is_null() {
+            break;
+        }
+        let mut null = false;
+        // SAFETY: the tuple is valid until the next step; the caller names a column of the table.
+        let found = unsafe { pg_sys::heap_getattr(tuple, i32::from(column), (*relation).rd_att, &mut null) };
+        if null || found.value() as i32 != value {
+            continue;
+        }
+        // SAFETY: as above; a tuple on a page has a plain transaction id for its writer.
+        let writer = unsafe { (*(*tuple).t_data).t_choice.t_heap.t_xmin };
+        // SAFETY: compares with the ids of this backend.
+        if !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(writer) } {
+            count += 1;
+        }
+    }
+    // SAFETY: opened above.
+    unsafe { pg_sys::systable_endscan(scan) };
+    // SAFETY: opened above; nothing that was read is used after.
+    unsafe { pg_sys::table_close(relation, pg_sys::AccessShareLock as i32) };
+    count
 }
 
 /// Has every backend, and the worker, forget what it has cached from that table, once the current

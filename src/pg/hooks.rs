@@ -9,10 +9,12 @@ use std::sync::OnceLock;
 pub enum Command {
     /// Needs every other connection to that database gone.
     WantsDatabaseAlone(pg_sys::Oid),
-    /// Takes our tables away from under the worker; the two would deadlock over them.
-    DropsExtension,
+    /// Takes our tables away from under the worker, or changes them; the two would deadlock over them.
+    ChangesExtension,
     /// Makes the messages of a prepared transaction visible; no callback of the transaction says so.
     CommitPrepared,
+    /// Takes them back; no callback of the transaction says so either.
+    RollbackPrepared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +124,11 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
         pg_sys::NodeTag::T_TransactionStmt => {
             // SAFETY: the tag says so.
             let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
-            let commits = kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED;
-            return commits.then_some(Command::CommitPrepared);
+            return match kind {
+                pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => Some(Command::CommitPrepared),
+                pg_sys::TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Some(Command::RollbackPrepared),
+                _ => None,
+            };
         }
         // SAFETY: the tag says so.
         pg_sys::NodeTag::T_DropdbStmt => unsafe { (*node.cast::<pg_sys::DropdbStmt>()).dbname },
@@ -141,7 +146,14 @@ unsafe fn recognize(node: *mut pg_sys::Node) -> Option<Command> {
                     name == c"lago_push"
                 })
             };
-            return (ours.contains(&drop.removeType) && names_us()).then_some(Command::DropsExtension);
+            return (ours.contains(&drop.removeType) && names_us()).then_some(Command::ChangesExtension);
+        }
+        pg_sys::NodeTag::T_AlterExtensionStmt => {
+            // SAFETY: the tag says so.
+            let name = unsafe { (*node.cast::<pg_sys::AlterExtensionStmt>()).extname };
+            // SAFETY: a C string of the command's tree.
+            let ours = unsafe { CStr::from_ptr(name) } == c"lago_push";
+            return ours.then_some(Command::ChangesExtension);
         }
         pg_sys::NodeTag::T_CreatedbStmt => {
             // SAFETY: the tag says so.

@@ -21,6 +21,19 @@ pub fn register_launcher(name: &str, function: &str) {
         .load();
 }
 
+/// Registers the process that watches a recovery: from the server's start, and until it ends well.
+pub fn register_watch(name: &str, function: &str) {
+    // Without access to databases it may start at once, and run where a hot standby is not wanted.
+    BackgroundWorkerBuilder::new(name)
+        .set_type(name)
+        .set_library("lago_push")
+        .set_function(function)
+        .enable_shmem_access(None)
+        .set_start_time(BgWorkerStartTime::PostmasterStart)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
 /// A process started by [`start`], while this process lives.
 pub struct Child(DynamicBackgroundWorker);
 
@@ -51,13 +64,18 @@ pub fn start(name: &str, process_type: &str, function: &str, database: pg_sys::O
 /// First act of a background process: take signals, and connect to `database`, or to the shared
 /// catalogs only.
 pub fn begin(database: Option<pg_sys::Oid>) {
+    begin_unconnected();
+    let database = database.unwrap_or(pg_sys::InvalidOid);
+    // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+}
+
+/// First act of a background process that reads no catalog: take signals.
+pub fn begin_unconnected() {
     super::compat::on_signal(libc::SIGHUP, note_reload);
     super::compat::on_signal(libc::SIGTERM, note_shutdown);
     // SAFETY: a background worker's first act, after its handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
-    let database = database.unwrap_or(pg_sys::InvalidOid);
-    // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
-    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
 }
 
 /// Both do what the server's own handlers for background processes do: set a flag, set the latch, and
@@ -109,6 +127,10 @@ pub enum Wait {
     Reply,
     /// A worker, for the moment when the next request may go.
     Pause,
+    /// A worker, for the synchronous standbys to have what it read.
+    Standby,
+    /// On a standby, for its promotion.
+    Promotion,
     /// A session, for the answer to its own request.
     Test,
     /// A session, for the worker to leave its database.
@@ -116,11 +138,13 @@ pub enum Wait {
 }
 
 impl Wait {
-    const ALL: [(Wait, &'static CStr); 6] = [
+    const ALL: [(Wait, &'static CStr); 8] = [
         (Wait::Launcher, c"LagoPushLauncher"),
         (Wait::Idle, c"LagoPushIdle"),
         (Wait::Reply, c"LagoPushReply"),
         (Wait::Pause, c"LagoPushPause"),
+        (Wait::Standby, c"LagoPushStandby"),
+        (Wait::Promotion, c"LagoPushPromotion"),
         (Wait::Test, c"LagoPushTest"),
         (Wait::Leave, c"LagoPushLeave"),
     ];
@@ -334,6 +358,24 @@ pub fn preloading() -> bool {
 pub fn listen_for_relation_changes(listener: unsafe extern "C-unwind" fn(pg_sys::Datum, pg_sys::Oid)) {
     // SAFETY: called in _PG_init; the function is static and takes no argument of ours.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(listener), pg_sys::Datum::from(0usize)) };
+}
+
+/// Waits, interruptibly, for so long.
+pub fn pause(time: Duration) {
+    let deadline = std::time::Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let milliseconds = left.as_micros().div_ceil(1000).min(3_600_000) as core::ffi::c_long;
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: the latch is this process's own.
+        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+        // SAFETY: as above.
+        unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+        pgrx::check_for_interrupts!();
+    }
 }
 
 /// Waits, interruptibly, until `condition` holds or the time is up.

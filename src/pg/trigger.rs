@@ -194,6 +194,12 @@ impl Drop for Apart {
     }
 }
 
+/// Who owns an open relation.
+pub fn owner(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: an open relation has its row of pg_class.
+    unsafe { (*(*relation).rd_rel).relowner }
+}
+
 /// How the values of a relation's column are stored.
 pub fn stored(relation: pg_sys::Relation, number: i16) -> Option<Stored> {
     // SAFETY: as for `columns`.

@@ -101,6 +101,68 @@ pub fn began_unix_micros() -> i64 {
     began.saturating_add(shift * DAY_MICROSECONDS)
 }
 
+/// What hinders a procedure from ending transactions and beginning others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A transaction block, or several statements sent as one.
+    ToABlock,
+    /// Something that calls it: a function, or a block that catches errors.
+    ToACaller,
+}
+
+/// Whether the procedure of this call may commit.
+///
+/// # Safety
+/// `call` is what the function manager passed to the procedure now running.
+pub unsafe fn bound(call: pg_sys::FunctionCallInfo) -> Option<Bound> {
+    // SAFETY: promised by the caller.
+    let context = unsafe { (*call).context };
+    // SAFETY: a node always begins with its tag.
+    let is_call = !context.is_null() && unsafe { (*context).type_ } == pg_sys::NodeTag::T_CallContext;
+    // SAFETY: the tag says what it is.
+    let may_commit = is_call && unsafe { !(*context.cast::<pg_sys::CallContext>()).atomic };
+    // SAFETY: both read a variable of the backend.
+    match unsafe { (pg_sys::IsSubTransaction(), pg_sys::IsTransactionBlock()) } {
+        (false, _) if may_commit => None,
+        (_, true) if !may_commit => Some(Bound::ToABlock),
+        _ => Some(Bound::ToACaller),
+    }
+}
+
+/// Does the work of a procedure that commits as it goes: `work` is called again and again, each time in
+/// a transaction and with a snapshot of its own, until it says it is done. The last transaction is left
+/// to the server. What `work` wants done between two transactions is done while nothing holds a snapshot.
+pub fn in_steps(mut work: impl FnMut() -> Step) {
+    // SAFETY: connects until the end of the procedure; an error ends the connection with everything else.
+    unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
+    loop {
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let step = work();
+        // SAFETY: pops the snapshot pushed above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        match step {
+            Step::Done => break,
+            Step::Commit { pause } => {
+                // SAFETY: nothing of this transaction is held any more; see `bound`.
+                unsafe { pg_sys::SPI_commit() };
+                super::process::pause(pause);
+            }
+        }
+    }
+    // SAFETY: connected above.
+    unsafe { pg_sys::SPI_finish() };
+}
+
+/// How a step of a procedure ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// With a commit, and a pause before the next one.
+    Commit { pause: Duration },
+    /// It was the last one.
+    Done,
+}
+
 /// What an error caught in [`protected`] may say: its SQLSTATE, never its text, which may quote a row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caught {
@@ -269,14 +331,16 @@ fn with_epoch(xid: u32, next: u64) -> u64 {
 
 /// Waits until everything any transaction has written so far is on disk. A commit becomes visible to
 /// others before its record is flushed if `synchronous_commit` is off; what is sent to Lago must not
-/// be lost here by a crash.
-pub fn flush_log() {
+/// be lost here by a crash. Gives where that ends.
+pub fn flush_log() -> u64 {
     // SAFETY: asks for a position; allowed in any transaction.
     let next = unsafe { pg_sys::GetXLogInsertRecPtr() };
     // SAFETY: a variable of the server, fixed at its start.
     let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    let end = end_of_log(next, segment_bytes);
     // SAFETY: waits for a position up to which the log has been generated.
-    unsafe { pg_sys::XLogFlush(end_of_log(next, segment_bytes)) };
+    unsafe { pg_sys::XLogFlush(end) };
+    end
 }
 
 /// Where the log ends, given where its next record will begin. The two differ at the start of a page,

@@ -75,7 +75,7 @@ impl Transport {
         let repeat = match errand {
             Errand::Deliver => shape.call.repeat,
             // Asking changes nothing.
-            Errand::LookUp(_) => Repeat::Safe,
+            Errand::LookUp(_) | Errand::Ask(_) => Repeat::Safe,
         };
         let line = self.connections.line(&self.route, repeat, now);
         let (line, key) = match line.and_then(|line| Ok((line, self.key.get(&self.route.key)?))) {
@@ -164,6 +164,7 @@ impl Transport {
                     messages.first().ok_or_else(|| Outcome::Impossible("there is no message".into()))?;
                 ("GET", Cow::from(look.path(&shape.call, message)), Payload::None)
             }
+            Errand::Ask(path) => ("GET", Cow::from(path), Payload::None),
         };
         let request = |path: &str| {
             http::Request::builder().method(method).uri(format!("{}{path}", self.route.url)).body(())

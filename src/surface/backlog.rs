@@ -6,8 +6,8 @@
 use crate::backlog::{Backlog, Seen, stretches};
 use crate::cursor::Range;
 use crate::outbox::{self, Letters, Messages};
+use crate::pg::index::{self, Direction, Row, Walk};
 use crate::pg::process;
-use crate::pg::walk::{self, Direction, Row, Walk};
 use pgrx::prelude::*;
 use std::ops::ControlFlow;
 
@@ -45,7 +45,7 @@ fn backlog(
 > {
     let recent_since = process::now() - RECENT_MICROSECONDS;
     let (backlog, found) = match outbox::messages() {
-        Some(Messages(path)) => walk::along(path, Messages::COLUMNS, |walk| {
+        Some(Messages(path)) => index::along(path, Messages::COLUMNS, |walk| {
             look(walk, first, exact_up_to, recent_since, Messages::seen)
         }),
         None => (Backlog::new(recent_since), Found::Whole),
@@ -80,7 +80,7 @@ fn letters(
 ) -> TableIterator<'static, (name!(letters, i64), name!(entered, i64), name!(estimated, bool))> {
     let (backlog, found) = match outbox::letters(sync_id) {
         Some(Letters(path)) => {
-            walk::along(path, Letters::COLUMNS, |walk| look(walk, 0, exact_up_to, i64::MAX, Letters::seen))
+            index::along(path, Letters::COLUMNS, |walk| look(walk, 0, exact_up_to, i64::MAX, Letters::seen))
         }
         None => (Backlog::new(i64::MAX), Found::Whole),
     };

@@ -1,1 +1,411 @@
-//! Reconcile, as far as it is called from SQL.
+//! Reconcile, as far as it is called from SQL: rows, replies and what waits are read first, then Lago is
+//! asked, then what something is wrong with is read once more, for its texts and against what changed
+//! meanwhile.
+
+mod asking;
+mod reading;
+
+use super::refuse;
+use crate::capture;
+use crate::outbox;
+use crate::pg::encoding;
+use crate::reconcile::Period;
+use crate::reconcile::answer::{Blame, Stop};
+use crate::reconcile::event::{Differences, Sent, Shown, Store};
+use crate::reconcile::expected::{Expected, Fate, Met, Witness};
+use crate::reconcile::listing::{self, Cut, Subject};
+use crate::reconcile::outline::Time;
+use crate::sync::{self, Wanted};
+use asking::Asker;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use reading::{Found, Operation, Reading};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Missing events that are asked for one by one, and sent again, in one call.
+const MOST_QUESTIONS: usize = 10_000;
+/// How long after a delivery an event may not be listed yet: Lago's ClickHouse store collects what it
+/// takes, for 7.5 seconds by its own default.
+const STORED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is wrong with an event.
+struct Finding {
+    subscription: String,
+    transaction_id: String,
+    what: What,
+    unix_micros: Option<i64>,
+}
+
+enum What {
+    Missing { sent: Sent, asked: Asked, again: Option<Again> },
+    Unexpected,
+    Differing(Differences),
+    Twice(Differences),
+}
+
+/// Whether Lago was asked for the event itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+/// What is sent again.
+struct Again {
+    operation: Operation,
+    key: Option<i64>,
+    payload: Vec<u8>,
+}
+
+/// What the events of a sync can be told to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Whole,
+    /// Updates and deletes leave no trace of what was sent, so only the events of inserts can be missed,
+    /// and what Lago has is no measure.
+    InsertsMissing,
+}
+
+type Row = (Option<String>, String, &'static str, String, Option<TimestampWithTimeZone>, bool);
+
+/// Does `lago_push.reconcile()`. The period is in Unix microseconds; texts are in the database's encoding.
+#[pg_extern(name = "_reconciled", volatile)]
+#[allow(clippy::type_complexity, reason = "rows of six columns")]
+fn reconciled(
+    sync_id: i32,
+    since_unix_micros: i64,
+    until_unix_micros: i64,
+    subscription: Option<&[u8]>,
+    replies_cover: bool,
+    resend: bool,
+) -> TableIterator<
+    'static,
+    (
+        name!(external_subscription_id, Option<String>),
+        name!(transaction_id, String),
+        name!(finding, &'static str),
+        name!(detail, String),
+        name!(event_time, Option<TimestampWithTimeZone>),
+        name!(resent, bool),
+    ),
+> {
+    let wanted = Request {
+        sync_id,
+        period: Period::of_micros(since_unix_micros, until_unix_micros),
+        subscription: subscription.map(encoding::to_utf8),
+        replies: if replies_cover { Replies::Cover } else { Replies::None },
+        missing: if resend { Missing::SentAgain } else { Missing::Shown },
+    };
+    TableIterator::new(match reconcile(&wanted) {
+        Ok(findings) => findings,
+        Err(refusal) => {
+            refuse(refusal.code, refusal.message, refusal.detail, refusal.hint);
+            Vec::new()
+        }
+    })
+}
+
+struct Refusal {
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: String,
+}
+
+/// What was asked for.
+struct Request {
+    sync_id: i32,
+    period: Period,
+    /// None for those of all subscriptions.
+    subscription: Option<String>,
+    replies: Replies,
+    missing: Missing,
+}
+
+/// Whether the replies to all events of the period were kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    Cover,
+    None,
+}
+
+/// What becomes of missing events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Shown,
+    SentAgain,
+}
+
+fn reconcile(wanted: &Request) -> Result<Vec<Row>, Refusal> {
+    let Request { sync_id, period, .. } = *wanted;
+    let Some(stored) = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync_id)))
+    else {
+        return Ok(Vec::new());
+    };
+    let reading = Reading::new(&stored, period, wanted.subscription.clone())?;
+    let name = &stored.name;
+    let scope = match (reading.inserts_only(), wanted.replies) {
+        (true, _) | (false, Replies::Cover) => Scope::Whole,
+        (false, Replies::None) if reading.captures_inserts() => Scope::InsertsMissing,
+        (false, Replies::None) => {
+            return Err(untold(
+                name,
+                "It captures updates or deletes only, and what they sent is kept nowhere.",
+            ));
+        }
+    };
+    if reading.outline().time == Time::OfCapture && wanted.replies == Replies::None {
+        return Err(untold(
+            name,
+            "Its template gives no timestamp, and when its rows were captured is kept nowhere.",
+        ));
+    }
+    if scope == Scope::InsertsMissing {
+        notice(
+            format!("of sync \"{name}\" only missing events of inserts are shown"),
+            "What its updates and deletes sent is kept nowhere, so what else Lago has may be theirs.",
+            "With lago_push.alter_sync(…, keep_replies => …) it is kept, from then on.",
+        );
+    }
+
+    let mut expected = Expected::default();
+    if let Some(code) = &reading.outline().code {
+        expected.know_code(code);
+    }
+    let mut unsettled = 0u64;
+    let left_aside = reading.events(&mut |found| expected.push(found.witness, &found.sent));
+    reading.unsettled(&mut |sent| {
+        unsettled += 1;
+        expected.push(Witness::Unsettled, &sent);
+    });
+    expected.seal();
+    if left_aside.untimed > 0 {
+        notice(
+            format!(
+                "{} rows of sync \"{name}\" were left aside: their events have no timestamp of their own",
+                left_aside.untimed
+            ),
+            "Their time was that of their capture, which no row tells later.",
+            "Give the template a timestamp, such as {{ row.created_at }}.",
+        );
+    }
+    if left_aside.unrendered > 0 {
+        notice(
+            format!(
+                "{} rows of sync \"{name}\" were left aside: they cannot be rendered",
+                left_aside.unrendered
+            ),
+            "Captured now, they would become dead letters.",
+            "lago_push.preview() shows why.",
+        );
+    }
+    if unsettled > 0 {
+        notice(
+            format!(
+                "{unsettled} events of sync \"{name}\" wait or are dead letters: they are not called missing"
+            ),
+            "They are in lago_push.outbox and lago_push.dead_letters.",
+            "Call again when they are settled.",
+        );
+    }
+
+    let mut asker = Asker::new(&stored)?;
+    let stopped = |stop: Stop| refused(name, stop);
+    let mut strangers: BTreeMap<(String, String, Option<i64>), Shown> = BTreeMap::new();
+    let mut is_postgres = false;
+    for code in expected.codes().to_vec() {
+        let subject = Subject { code, subscription: wanted.subscription.clone() };
+        listing::walk(&mut asker, &subject, period, Cut::default(), &mut |shown| {
+            is_postgres |= shown.store == Store::Postgres;
+            let inside = shown.unix_ms.is_none_or(|ms| period.holds_ms(ms));
+            if expected.meet(&shown) == Met::Stranger && inside && scope == Scope::Whole {
+                let name = (shown.subscription.clone(), shown.transaction_id.clone(), shown.unix_ms);
+                strangers.entry(name).or_insert(shown);
+            }
+        })
+        .map_err(stopped)?;
+    }
+
+    let mut findings = Vec::new();
+    if !expected.is_flawless() || !strangers.is_empty() {
+        let mut since = Vec::new();
+        reading.events(&mut |found| match (expected.tell(found.sent.key(), found.witness), scope) {
+            (Fate::Fine, _) => {}
+            (Fate::Unknown, _) => since.push(found.sent.key()),
+            (Fate::Missing, _) => findings.push(Finding::missing(found, wanted.missing)),
+            (Fate::Differing(differences), Scope::Whole) => {
+                findings.push(Finding::of(found.sent, What::Differing(differences)));
+            }
+            (Fate::Twice(differences), Scope::Whole) => {
+                findings.push(Finding::of(found.sent, What::Twice(differences)));
+            }
+            (Fate::Differing(_) | Fate::Twice(_), Scope::InsertsMissing) => {}
+        });
+        // Captured, or put into the outbox, after the first reading.
+        reading.unsettled(&mut |sent| since.push(sent.key()));
+        since.sort_unstable();
+        strangers.retain(|_, shown| since.binary_search(&shown.key()).is_err());
+    }
+    if findings.iter().any(Finding::is_missing) && !is_postgres {
+        let since_delivery = reading.since_last_delivery().unwrap_or(STORED_WITHIN);
+        asking::pause(STORED_WITHIN.saturating_sub(since_delivery));
+    }
+    let mut questions = 0;
+    for finding in &mut findings {
+        if questions < MOST_QUESTIONS && finding.is_missing() {
+            questions += 1;
+            finding.ask(&mut asker).map_err(stopped)?;
+        }
+    }
+    findings.retain(|finding| !finding.what.is_nothing());
+    if scope == Scope::InsertsMissing {
+        findings.retain(Finding::is_missing);
+    }
+    let left = findings.iter().filter(|finding| finding.was_not_asked_for()).count();
+    if left > 0 {
+        notice(
+            format!(
+                "{left} of the missing events of sync \"{name}\" were not asked for one by one, nor sent again"
+            ),
+            &format!("One call does that for {MOST_QUESTIONS}."),
+            "Send these again, and call once more; or send whole periods with lago_push.backfill().",
+        );
+    }
+    findings.extend(strangers.into_values().map(|shown| Finding {
+        unix_micros: shown.unix_ms.map(|ms| ms.saturating_mul(1000)),
+        subscription: shown.subscription,
+        transaction_id: shown.transaction_id,
+        what: What::Unexpected,
+    }));
+    findings.sort_by(|one, other| {
+        let order = |finding: &Finding| {
+            (finding.subscription.clone(), finding.unix_micros, finding.transaction_id.clone())
+        };
+        order(one).cmp(&order(other))
+    });
+    Ok(findings.into_iter().map(|finding| finding.row(sync_id)).collect())
+}
+
+impl Finding {
+    fn of(sent: Sent, what: What) -> Finding {
+        Finding {
+            unix_micros: sent.unix_micros,
+            subscription: sent.subscription,
+            transaction_id: sent.transaction_id,
+            what,
+        }
+    }
+
+    fn missing(found: Found<'_>, missing: Missing) -> Finding {
+        let again = (missing == Missing::SentAgain).then(|| Again {
+            operation: found.operation,
+            key: found.key,
+            payload: found.payload.to_vec(),
+        });
+        let what = What::Missing { sent: found.sent.clone(), asked: Asked::No, again };
+        Finding::of(found.sent, what)
+    }
+
+    fn is_missing(&self) -> bool {
+        matches!(self.what, What::Missing { .. })
+    }
+
+    fn was_not_asked_for(&self) -> bool {
+        matches!(self.what, What::Missing { asked: Asked::No, .. })
+    }
+
+    /// Asks for a missing event itself: it may be there at another time or under another code, or be there
+    /// by now.
+    fn ask(&mut self, asker: &mut Asker) -> Result<(), Stop> {
+        let What::Missing { sent, asked, .. } = &mut self.what else { return Ok(()) };
+        let found = asker.event(&sent.transaction_id)?;
+        match found.filter(|found| found.key() == sent.key()) {
+            Some(found) => {
+                self.what = What::Differing(found.differences(&sent.code, sent.unix_micros, sent.content));
+            }
+            None => *asked = Asked::Yes,
+        }
+        Ok(())
+    }
+
+    fn row(self, sync_id: i32) -> Row {
+        let (finding, detail, resent) = match self.what {
+            What::Missing { asked: Asked::Yes, again: Some(again), .. } => {
+                capture::capture_again(sync_id, again.operation, again.key, &again.payload);
+                (
+                    "missing",
+                    "Lago does not have it; it is sent again when this transaction commits".into(),
+                    true,
+                )
+            }
+            What::Missing { asked: Asked::Yes, again: None, .. } => {
+                ("missing", "Lago does not have it".into(), false)
+            }
+            What::Missing { asked: Asked::No, .. } => ("missing", "Lago does not list it".into(), false),
+            What::Unexpected => {
+                ("unexpected", "Lago has it, and nothing here says that this sync sent it".into(), false)
+            }
+            What::Differing(differences) => {
+                ("differing", format!("Lago has it, with another {}", listed(differences)), false)
+            }
+            What::Twice(differences) => (
+                "differing",
+                format!("Lago has it, and once more with another {}", listed(differences)),
+                false,
+            ),
+        };
+        const EPOCH_SHIFT_MICROS: i64 = 946_684_800_000_000;
+        let moment = self.unix_micros.and_then(|micros| micros.checked_sub(EPOCH_SHIFT_MICROS));
+        (
+            Some(encoding::storable(&self.subscription)).filter(|subscription| !subscription.is_empty()),
+            encoding::storable(&self.transaction_id),
+            finding,
+            detail,
+            moment.and_then(|micros| TimestampWithTimeZone::try_from(micros).ok()),
+            resent,
+        )
+    }
+}
+
+impl What {
+    /// It turned out to be there as it should be.
+    fn is_nothing(&self) -> bool {
+        matches!(self, What::Differing(differences) if differences.none())
+    }
+}
+
+fn listed(differences: Differences) -> String {
+    differences.names().join(" and ")
+}
+
+fn untold(name: &str, why: &str) -> Refusal {
+    Refusal {
+        code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message: format!("sync \"{name}\" cannot be reconciled for this period"),
+        detail: Some(why.into()),
+        hint: "Keep replies with lago_push.alter_sync(…, keep_replies => …): what is sent from then on can be reconciled.".into(),
+    }
+}
+
+fn refused(name: &str, stop: Stop) -> Refusal {
+    let code = match stop.blame {
+        Blame::Key => PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        Blame::Permission => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        Blame::Settings => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Blame::Lago => PgSqlErrorCode::ERRCODE_CONNECTION_EXCEPTION,
+    };
+    Refusal {
+        code,
+        message: format!("Lago's events cannot be listed for sync \"{name}\""),
+        detail: Some(encoding::storable(&stop.why)),
+        hint: stop.hint,
+    }
+}
+
+fn notice(message: String, detail: &str, hint: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "reconcile")
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::NOTICE);
+}

@@ -26,7 +26,7 @@ mod tests {
         const LISTED: &[&str] = &[
             "function lago_push._activate(text)",
             "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
+            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
             "function lago_push._backlog(bigint,bigint)",
@@ -38,6 +38,7 @@ mod tests {
             "view lago_push.metrics",
             "function lago_push._attach(integer)",
             "function lago_push._caller()",
+            "function lago_push._capped()",
             "function lago_push._check_columns(regclass,text,name[],text)",
             "function lago_push._check_correction(bigint,integer,text,boolean,bytea)",
             "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean,interval,interval)",
@@ -46,13 +47,15 @@ mod tests {
             "function lago_push._check_mapper(text,regclass)",
             "function lago_push._check_proxy(text)",
             "function lago_push._check_recipe(bytea,oid,bytea,text,bytea,text,text[],bytea,boolean,bytea)",
+            "function lago_push._check_role(regrole)",
             "function lago_push._check_schedule(text)",
             "function lago_push._check_source(regclass)",
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
             "function lago_push._correct(bigint,text)",
             "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
+            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
+            "function lago_push._count_written(integer,bigint)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
@@ -64,21 +67,31 @@ mod tests {
             "function lago_push._execute_as_caller(bytea)",
             "function lago_push._filter_letters(bytea,bytea)",
             "function lago_push._flush(text,interval)",
+            "function lago_push._grant_access(regrole,text)",
             "function lago_push._has_captured()",
             "function lago_push._has_unwritten(integer)",
             "function lago_push._hide_statement(text)",
             "function lago_push._hold(text)",
             "function lago_push._in_flight()",
+            "function lago_push._is_operator()",
             "function lago_push._letter(bigint)",
+            "function lago_push._locked_sync(text)",
             "function lago_push._next_letters(integer,text,bigint,text)",
+            "function lago_push._note_instance()",
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
+            "function lago_push._operate()",
+            "function lago_push._operated_sync(text)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
+            "function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
+            "function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)",
+            "function lago_push._privileges(text)",
             "function lago_push._redrive(text,text)",
             "function lago_push._release(text)",
             "function lago_push._render_letter(integer,text,bytea,bytea,bigint,bigint)",
             "function lago_push._rendered(integer,integer)",
             "function lago_push._resume(text)",
+            "function lago_push._revoke_access(regrole)",
             "function lago_push._schedule(text)",
             "function lago_push._send(integer,text,bytea,boolean)",
             "function lago_push._send_test(text,jsonb)",
@@ -90,29 +103,34 @@ mod tests {
             "function lago_push._sync(text)",
             "function lago_push._sync_named(text)",
             "function lago_push._trigger_name(lago_push.sync)",
+            "function lago_push._this_instance()",
             "function lago_push._triggers(text)",
             "function lago_push._try_to_attach(integer)",
+            "function lago_push._unix_micros(timestamp with time zone)",
             "function lago_push._user_agent()",
             "function lago_push._wake()",
             "function lago_push._wake_for_messages()",
             "function lago_push._workers()",
             "function lago_push.activate(text)",
             "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
+            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
             "function lago_push.capture()",
             "function lago_push.correct(bigint,text)",
             "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)",
+            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
             "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
             "function lago_push.flush(text,interval)",
+            "function lago_push.grant_access(regrole,text)",
             "function lago_push.hold(text)",
             "function lago_push.pause(text)",
             "function lago_push.preview(text,integer)",
+            "function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
             "function lago_push.redrive(text,text)",
             "function lago_push.release(text)",
             "function lago_push.resume(text)",
+            "function lago_push.revoke_access(regrole)",
             "function lago_push.send_test(text,jsonb)",
             "function lago_push.set_api_key(text,text)",
             "function lago_push.suggest_template(regclass,text)",
@@ -125,6 +143,7 @@ mod tests {
             "table lago_push.destination",
             "table lago_push.destination_health",
             "table lago_push.destination_hold",
+            "table lago_push.instance",
             "table lago_push.intervention",
             "table lago_push.message",
             "table lago_push.reply",
@@ -181,7 +200,8 @@ mod tests {
              columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], \
              method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, \
              order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, \
-             on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text"
+             on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, \
+             max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text"
         );
         for (function, expected) in [
             ("set_api_key", "destination text, api_key text"),
@@ -195,10 +215,17 @@ mod tests {
             ("preview", "sync text, rows integer DEFAULT 5"),
             ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
+            (
+                "reconcile",
+                "sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, \
+                 until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false",
+            ),
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
             ("discard", "sync text, filter text DEFAULT NULL::text"),
             ("correct", "letter bigint, payload text"),
             ("recount", "sync text DEFAULT NULL::text"),
+            ("grant_access", "role regrole, access text"),
+            ("revoke_access", "role regrole"),
         ] {
             assert_eq!(parameters(function), expected, "{function}");
         }
@@ -210,6 +237,11 @@ mod tests {
             (
                 "send_test",
                 "TABLE(status integer, reply jsonb, verdict text, message text, duration interval)",
+            ),
+            (
+                "reconcile",
+                "TABLE(external_subscription_id text, transaction_id text, finding text, detail text, \
+                 event_time timestamp with time zone, resent boolean)",
             ),
             ("suggest_template", "text"),
             ("redrive", "bigint"),
@@ -370,6 +402,7 @@ mod tests {
             granted,
             [
                 "pg_monitor EXECUTE _backlog",
+                "pg_monitor EXECUTE _capped",
                 "pg_monitor EXECUTE _endpoints",
                 "pg_monitor EXECUTE _in_flight",
                 "pg_monitor EXECUTE _letters",
@@ -386,7 +419,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_dump_carries_every_table_but_the_keys() {
+    fn a_dump_carries_every_table_but_the_keys_and_the_mark_of_who_delivers() {
         let dumped = texts(
             "select c.oid::regclass::text from pg_extension e cross join unnest(e.extconfig) d(id) join pg_class c on c.oid = d.id
               where e.extname = 'lago_push'",
@@ -402,7 +435,10 @@ mod tests {
             sorted(dumped),
             sorted(
                 kept.into_iter()
-                    .filter(|name| !["lago_push.api_key", "lago_push.outbox_start"].contains(&name.as_str()))
+                    .filter(|name| {
+                        !["lago_push.api_key", "lago_push.instance", "lago_push.outbox_start"]
+                            .contains(&name.as_str())
+                    })
                     .collect()
             )
         );

@@ -152,8 +152,7 @@ mod tests {
         stage::draft("calls", "");
         letter(1, "calls", "'{}', null");
         run(
-            "create role maker; grant usage on schema lago_push to maker;
-             grant execute on all functions in schema lago_push to maker; grant all on public.calls to maker",
+            "create role maker; select lago_push.grant_access('maker', 'maker'); grant all on public.calls to maker",
         );
         run("set local role maker");
         let [sqlstate, message, ..] = failure(&correct(1, GOOD));

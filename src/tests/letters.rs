@@ -126,7 +126,7 @@ mod tests {
     fn by_the_maker(work: impl FnOnce()) {
         stage::set();
         run("create role maker;
-             grant usage on schema lago_push to maker; grant execute on all functions in schema lago_push to maker;
+             select lago_push.grant_access('maker', 'maker');
              create table public.mine (like public.calls); alter table public.mine owner to maker");
         stage::draft("calls", "");
         run(&format!("select lago_push.create_sync('mine', 'public.mine', $t${}$t$)", stage::TEMPLATE));

@@ -66,6 +66,8 @@ mod tests {
             denied("select * from lago_push.preview('calls')");
             denied("select * from lago_push._rendered(1, 1)");
             denied("select * from lago_push.send_test('calls')");
+            denied("select * from lago_push.reconcile('calls')");
+            denied("select * from lago_push._reconciled(1, 0, 1, null, false, false)");
             denied("select lago_push.redrive('calls')");
             denied("select lago_push.discard('calls')");
             denied("select lago_push.correct(1, '{}')");
@@ -148,8 +150,7 @@ mod tests {
         assert_eq!(stage::payloads(), [PAYLOAD]);
     }
 
-    const MAKER: &str = "grant usage on schema lago_push to ROLE;
-        grant execute on all functions in schema lago_push to ROLE;
+    const MAKER: &str = "select lago_push.grant_access('ROLE', 'maker');
         grant usage, create on schema public to ROLE";
 
     #[pg_test]
@@ -177,6 +178,8 @@ mod tests {
                 "preview('calls')",
                 "send_test('calls')",
                 "send_test('calls', '{}')",
+                "reconcile('calls')",
+                "reconcile('calls', resend => true)",
                 "redrive('calls')",
                 "redrive('calls', 'no expression (')",
                 "discard('calls')",

@@ -10,11 +10,12 @@ use crate::destination::{self, Delivery, Directory, Gate};
 use crate::lane::Lane;
 use crate::lookup;
 use crate::message::{Message, Tried};
-use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span};
+use crate::outbox::{self, Dead, Earlier, Found, Settlement, Span, Statements};
 use crate::pg::{process, xact};
 use crate::schedule::UnixMicros;
 use crate::sender::Transport;
 use crate::settings;
+use crate::version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +39,7 @@ impl Worker {
             return Ok(Outbox::Gone);
         }
         let asked_at = now_unix();
+        self.caps.look();
         // Nothing is written in this transaction, so all it reads is of one snapshot: who sees a message
         // sees all that were committed before it, and of one key they are admitted in that order.
         xact::in_transaction(|| {
@@ -56,7 +58,8 @@ impl Worker {
             if self.known.len() > before {
                 // Visible is not yet durable, where synchronous_commit is off; what Lago bills must
                 // not be undone here by a crash.
-                xact::flush_log();
+                let end = xact::flush_log();
+                self.await_standbys(end);
             }
             Ok::<_, Failure>(())
         })?;
@@ -70,6 +73,13 @@ impl Worker {
             if outbox::tables() != self.tables {
                 return Ok(Outbox::Gone);
             }
+            let version = version::installed()?;
+            if version != self.version {
+                // The extension was updated: there may be columns now that were not there.
+                self.statements = Statements::prepare()?;
+                self.version = version;
+            }
+            self.guard()?;
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);
             if !rerouted.is_empty() {
@@ -309,6 +319,7 @@ impl Worker {
         for Message { id, sync, entered, .. } in std::mem::take(&mut self.lost) {
             let account = settlement.accounts.entry(sync).or_default();
             account.captured += i64::from(entered);
+            account.left += 1;
             account.last_error = Some(LOST.into());
             let reason = LOST.into();
             settlement.dead.push(Dead { id, attempts: 1, reason, reply_status: None, reply: None });
@@ -316,7 +327,9 @@ impl Worker {
             settlement.forgotten_retries.push(id);
         }
         if !settlement.is_empty() {
+            let left = settlement.left_by_sync();
             xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+            left.into_iter().for_each(|(sync, messages)| self.caps.left(sync, messages));
         }
         Ok(())
     }
@@ -345,6 +358,7 @@ impl Worker {
         });
         self.transports.retain(|id, _| directory.destinations.contains_key(id));
         self.adopt_schedules(&directory);
+        self.caps.keep(|sync| directory.syncs.contains_key(&sync));
         for (id, sync) in &directory.syncs {
             let old = self.directory.as_ref().and_then(|directory| directory.syncs.get(id));
             for flaw in sync.flaws.iter().filter(|flaw| old.is_none_or(|old| !old.flaws.contains(flaw))) {

@@ -45,9 +45,10 @@ impl Worker {
         self.set_busy(Activity::Settling);
         self.speed.count(settlement.gone.len(), Instant::now());
         settlement.start = self.new_start();
-        let start = settlement.start;
+        let (start, left) = (settlement.start, settlement.left_by_sync());
         let keeping = xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
         self.start = start.unwrap_or(self.start);
+        left.into_iter().for_each(|(sync, messages)| self.caps.left(sync, messages));
         if keeping == Keeping::TooLong {
             self.no_replies_until = Some(Instant::now() + REPLIES_PAUSE);
         }
@@ -257,7 +258,9 @@ fn note_health(health: &mut Health, outcome: &Outcome, condition: &Condition, pa
 
 fn leave(message: &Message, settlement: &mut Settlement) {
     settlement.gone.push(message.id);
-    settlement.accounts.entry(message.sync).or_default().captured += i64::from(message.entered);
+    let account = settlement.accounts.entry(message.sync).or_default();
+    account.captured += i64::from(message.entered);
+    account.left += 1;
     if message.attempts > 0 || message.waits > 0 {
         settlement.forgotten_retries.push(message.id);
     }

@@ -79,6 +79,12 @@ impl Ticks {
         self.waiting.values().chain(self.due.values()).map(|range| range.from).min()
     }
 
+    /// Whether anything of a sync waits here.
+    pub fn holds(&self, sync: i32) -> bool {
+        self.due.contains_key(&sync)
+            || self.waiting.range((sync, UnixMicros::MIN)..=(sync, UnixMicros::MAX)).next().is_some()
+    }
+
     /// The syncs that have something to be read.
     pub fn due_syncs(&self) -> impl Iterator<Item = i32> {
         self.due.keys().copied()

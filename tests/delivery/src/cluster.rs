@@ -34,11 +34,13 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// Variables of the server's environment.
     pub environment: Vec<(&'static str, String)>,
+    /// The folder of a PostgreSQL's programs, if not the one that the variable names.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new() }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
     }
 }
 
@@ -61,13 +63,15 @@ impl Options {
     }
 }
 
-/// The two ways to stop a server that the tests care about.
+/// The ways to stop a server that the tests care about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Disconnect everybody, write a checkpoint, exit.
     Fast,
     /// Exit without cleaning up: what a crash leaves behind.
     Immediate,
+    /// `kill -9`: its processes notice by themselves that it is gone.
+    Kill,
 }
 
 pub struct Cluster {
@@ -83,21 +87,26 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and waits until it accepts connections.
     pub fn start(options: &Options) -> Arc<Self> {
-        let programs = programs();
+        let cluster = Self::without_data(options);
+        cluster.init();
+        cluster.configure(options);
+        cluster.start_again();
+        Arc::new(cluster)
+    }
+
+    /// A folder and a guard; the data directory is for the caller to make.
+    pub(crate) fn without_data(options: &Options) -> Self {
+        let programs = options.programs.clone().unwrap_or_else(programs);
         let folder = make_folder();
         let guard = start_guard(&folder);
-        let cluster = Self {
+        Self {
             version: major_version(&programs),
             programs,
             folder,
             environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
-        };
-        cluster.init();
-        cluster.configure(options);
-        cluster.start_again();
-        Arc::new(cluster)
+        }
     }
 
     /// The cluster that all tests of one file share, each in a database of its own. It lives as long as the
@@ -134,6 +143,11 @@ impl Cluster {
             ("log_line_prefix", "%m [%p] %b %d: ".into()),
         ];
         lines.extend(options.settings.iter().cloned());
+        self.set(&lines);
+    }
+
+    /// Adds lines to postgresql.conf, of which the last of a name counts.
+    pub(crate) fn set(&self, lines: &[(&str, String)]) {
         let text: String =
             lines.iter().map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
         let path = self.data().join("postgresql.conf");
@@ -182,6 +196,7 @@ impl Cluster {
             let signal = match how {
                 Stop::Fast => Signal::INT,
                 Stop::Immediate => Signal::QUIT,
+                Stop::Kill => Signal::KILL,
             };
             signal_child(&postmaster, signal);
             wait_until("the server has stopped", PATIENCE, || postmaster.try_wait().ok().flatten());
@@ -254,6 +269,20 @@ impl Cluster {
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
+    /// Runs a script as psql does, its meta-commands and inline data included; panics at its first error.
+    #[track_caller]
+    pub fn psql_script(&self, database: &str, script: &str) {
+        let mut psql = self.program("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut psql = psql.spawn().unwrap_or_else(|e| panic!("psql does not run: {e}"));
+        let input = psql.stdin.take().expect("its input is a pipe");
+        // A psql that has given up reads no more; what it says then is what matters.
+        let _ = { input }.write_all(script.as_bytes());
+        let out = psql.wait_with_output().unwrap_or_else(|e| panic!("psql does not end: {e}"));
+        assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
+    }
+
     /// The major version, such as 15.
     pub fn version(&self) -> u32 {
         self.version
@@ -282,7 +311,7 @@ impl Cluster {
         &self.folder
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -291,7 +320,7 @@ impl Cluster {
     }
 
     /// A program that must not run as root: then it runs as the account that Debian's packages make.
-    fn server_program(&self, name: &str) -> Command {
+    pub(crate) fn server_program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(&self.folder).env("LC_ALL", "C");
         // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.

@@ -4,18 +4,22 @@
 //! - [`wait`]: the one way to wait for something
 //! - [`cluster`]: a throwaway server that can be stopped, crashed and started again
 //! - [`scene`]: a database with the extension, a fake Lago, and a destination between them
+//! - [`catalog`]: what the extension has put into a database, comparable, with the SQL that makes it
 //! - [`markdown`]: a page of documentation, whose SQL is run and whose output is compared
+//! - [`standby`]: servers made from other servers: copies, and standbys that follow
 //! - [`oracle`]: whether what was committed is what will be billed
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
 //! - [`soak`]: everything that can go wrong, all at once
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod cluster;
 pub mod markdown;
 pub mod oracle;
 pub mod random;
 pub mod scene;
 pub mod soak;
+pub mod standby;
 pub mod wait;
 pub mod writers;

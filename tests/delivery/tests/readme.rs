@@ -13,8 +13,14 @@ use delivery::scene::Scene;
 use fake_lago::{Metric, Store, Subscription};
 
 /// Commands of the README that no test can run, and why.
-const NOT_RUN: [(&str, &str); 1] =
-    [("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone")];
+const NOT_RUN: [(&str, &str); 3] = [
+    ("sudo systemctl restart postgresql", "restarts a service of the machine, which tests leave alone"),
+    (
+        "sudo apt install ./target/deb/postgresql-15-lago-push_0.2.0_amd64.deb",
+        "installs on the machine; packages.rs installs the package elsewhere",
+    ),
+    ("docker build --build-arg PG_MAJOR=15 -t postgres-lago_push .", "needs a registry; packages.rs lints"),
+];
 
 /// String literals of the sources below that read like sentences and are none an operator sees.
 const NO_SENTENCES: [(&str, &str); 9] = [
@@ -373,7 +379,8 @@ fn fixed_parts(format: &str) -> Vec<String> {
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 27] = [
+const SOURCES: [&str; 28] = [
+    "src/cap.rs",
     "src/defaults.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",

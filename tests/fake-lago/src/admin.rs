@@ -19,6 +19,7 @@ use crate::objects as kept;
 use crate::reply::Reply;
 use crate::sent::SentTwice;
 use crate::store::StoredEvent;
+use crate::tampering;
 use crate::time::{self, Fraction};
 use crate::traffic::{Category, Traffic, busiest_window};
 
@@ -44,6 +45,9 @@ pub fn answer(app: &App, path: &str, request: &Request) -> Reply {
         ("POST", "delete_events") => change(request, transaction_id, |transaction_id| {
             lock(&app.state).delete_events(&transaction_id);
         }),
+        ("POST", "lose_events") => tampering::lose_from_json(app, request),
+        ("POST", "alter_event") => tampering::alter_from_json(app, request),
+        ("POST", "add_event") => tampering::add_from_json(app, request),
         ("POST", "fault") => change(request, Fault::from_json, |fault| lock(&app.faults).push(fault)),
         ("DELETE", "fault") => {
             lock(&app.faults).clear();

@@ -46,6 +46,15 @@ pub enum Effect {
     Deleted {
         transaction_id: String,
     },
+    /// The events at these positions were lost.
+    Lost {
+        positions: Vec<usize>,
+    },
+    /// Another event was put at this position.
+    Altered {
+        position: usize,
+        event: Event,
+    },
     /// Everything that came in before was forgotten.
     Reset,
 }
@@ -159,6 +168,16 @@ fn written(effect: &Effect) -> Value {
             "at": micros(request.at),
         }}),
         Effect::Deleted { transaction_id } => json!({"deleted": transaction_id}),
+        Effect::Lost { positions } => json!({"lost": positions}),
+        Effect::Altered { position, event } => json!({"altered": {
+            "position": position,
+            "transaction_id": event.transaction_id,
+            "external_subscription_id": event.external_subscription_id,
+            "code": event.code,
+            "timestamp": event.timestamp.to_string(),
+            "precise_total_amount_cents": event.precise_total_amount_cents,
+            "properties": event.properties,
+        }}),
         Effect::Reset => json!({"reset": true}),
     }
 }
@@ -170,16 +189,19 @@ fn read(value: &Value) -> Option<Effect> {
     let size = |name: &str| number(name).and_then(|number| usize::try_from(number).ok());
     let at = || Some(SystemTime::UNIX_EPOCH + Duration::from_micros(number("at")?));
     let object = |name: &str| value.get(name).and_then(Value::as_object).cloned();
+    let event = || {
+        Some(Event {
+            transaction_id: owned("transaction_id"),
+            external_subscription_id: owned("external_subscription_id"),
+            code: owned("code"),
+            timestamp: owned("timestamp")?.parse().ok()?,
+            precise_total_amount_cents: owned("precise_total_amount_cents"),
+            properties: object("properties")?,
+        })
+    };
     Some(match name.as_str() {
         "event" => Effect::Event {
-            event: Event {
-                transaction_id: owned("transaction_id"),
-                external_subscription_id: owned("external_subscription_id"),
-                code: owned("code"),
-                timestamp: owned("timestamp")?.parse().ok()?,
-                precise_total_amount_cents: owned("precise_total_amount_cents"),
-                properties: object("properties")?,
-            },
+            event: event()?,
             lago_id: owned("lago_id")?,
             raw: owned("raw")?.into_bytes(),
             arrival: Arrival { at: at()?, request: number("request")? },
@@ -220,6 +242,12 @@ fn read(value: &Value) -> Option<Effect> {
             at: at()?,
         }),
         "deleted" => Effect::Deleted { transaction_id: value.as_str()?.to_owned() },
+        "lost" => {
+            let positions = value.as_array()?.iter();
+            let position = |value: &Value| usize::try_from(value.as_u64()?).ok();
+            Effect::Lost { positions: positions.map(position).collect::<Option<_>>()? }
+        }
+        "altered" => Effect::Altered { position: size("position")?, event: event()? },
         "reset" => Effect::Reset,
         _ => return None,
     })
@@ -276,6 +304,18 @@ mod tests {
                 at,
             }),
             Effect::Deleted { transaction_id: "t".to_owned() },
+            Effect::Lost { positions: vec![0, 7] },
+            Effect::Altered {
+                position: 7,
+                event: Event {
+                    transaction_id: Some("t".to_owned()),
+                    external_subscription_id: Some("s".to_owned()),
+                    code: Some("c".to_owned()),
+                    timestamp: 5,
+                    precise_total_amount_cents: Some("1".to_owned()),
+                    properties: fields(),
+                },
+            },
             Effect::Reset,
         ]
     }

@@ -27,6 +27,7 @@ mod sent;
 mod server;
 mod setup;
 mod store;
+mod tampering;
 mod time;
 mod traffic;
 
@@ -47,6 +48,7 @@ pub use store::{Counters, RequestLog, StoredEvent};
 pub use traffic::{Category, Traffic};
 
 use app::{App, lock};
+use serde_json::Value;
 use server::Listening;
 
 /// A running server. Dropping it stops it.
@@ -161,6 +163,28 @@ impl FakeLago {
     /// Deletes the accepted events with this transaction id, which stays taken; returns how many that were.
     pub fn delete_events(&self, transaction_id: &str) -> usize {
         lock(&self.app.state).delete_events(transaction_id)
+    }
+
+    /// Loses the accepted events with this transaction id, as if they had never come; returns how many that
+    /// were.
+    pub fn lose_events(&self, transaction_id: &str) -> usize {
+        tampering::lose(&self.app, transaction_id)
+    }
+
+    /// Loses that many accepted events by chance, with all copies; returns their transaction ids.
+    pub fn lose_some(&self, count: usize, seed: u64) -> Vec<String> {
+        tampering::lose_some(&self.app, count, seed)
+    }
+
+    /// Changes some fields of the first accepted event with this transaction id, by the rules for events that
+    /// are sent; the error says why not.
+    pub fn alter_event(&self, transaction_id: &str, fields: &Value) -> Result<(), String> {
+        tampering::alter(&self.app, transaction_id, fields)
+    }
+
+    /// Puts an event there that nobody sent; the error says why it is none.
+    pub fn add_event(&self, fields: &Value) -> Result<(), String> {
+        tampering::add(&self.app, fields)
     }
 
     /// How much was asked for at once; of the busiest window the last 100,000 requests are looked at.

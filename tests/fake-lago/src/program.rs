@@ -31,7 +31,7 @@ Usage: fake-lago [OPTIONS]
 While it runs: GET /_fake/bill, /_fake/stats, /_fake/stored?limit=N, /_fake/sent_differently,
 /_fake/sent_twice, /_fake/traffic?window_ms=N, /_fake/objects/KIND, /_fake/requests?limit=N; POST /_fake/fault,
 /_fake/settings, /_fake/metrics, /_fake/subscriptions, /_fake/objects/KIND, /_fake/delete_events,
-/_fake/license, /_fake/accept_any, /_fake/latency, /_fake/reset; DELETE /_fake/fault.
+/_fake/lose_events, /_fake/alter_event, /_fake/add_event, /_fake/license, /_fake/accept_any, /_fake/latency, /_fake/reset; DELETE /_fake/fault.
 ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

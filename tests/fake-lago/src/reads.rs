@@ -88,7 +88,7 @@ pub fn list_events(call: &Call<'_>) -> Reply {
         let periods = objects::periods(&lock(&call.app.state).objects, id);
         filter.from = periods.iter().map(|period| time::micros_of(period.started_at)).max();
     }
-    let events = lock(&call.app.state).live_events();
+    let events = lock(&call.app.state).live_events_between(filter.from, filter.to);
     let matching: Vec<Arc<StoredEvent>> = events.into_iter().filter(|event| filter.takes(event)).collect();
     let total = matching.len();
     let page = newest_first(matching, call.settings.config.store, &filter);

@@ -3,7 +3,9 @@
 //! Everything here happens under one lock; callers prepare rows and keys before they take it.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod tamper;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
@@ -199,7 +201,10 @@ pub struct State {
     events: Vec<Arc<StoredEvent>>,
     /// The positions of the accepted events with a transaction id.
     by_id: HashMap<String, Vec<usize>>,
-    /// The positions of those that were deleted since: nothing shows them, and their keys are taken.
+    /// Time and position of every accepted event.
+    by_time: BTreeSet<(i128, usize)>,
+    /// The positions of those that were deleted since: nothing shows them, and their keys are taken. Those of
+    /// lost ones are among them, and their keys are free.
     deleted: HashSet<usize>,
     pub sent: Sent,
     /// Without bodies: first copies counted per subscription and code.
@@ -295,6 +300,7 @@ impl State {
                 self.by_id.insert(stored.transaction_id.clone(), vec![position]);
             }
         }
+        self.by_time.insert((stored.timestamp_micros, position));
         self.events.push(Arc::new(stored));
     }
 
@@ -317,6 +323,18 @@ impl State {
     pub fn live_events(&self) -> Vec<Arc<StoredEvent>> {
         let live = self.events.iter().enumerate().filter(|(position, _)| !self.deleted.contains(position));
         live.map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Those of them whose time is not before the one and not after the other, in the order of acceptance.
+    pub fn live_events_between(&self, from: Option<i128>, to: Option<i128>) -> Vec<Arc<StoredEvent>> {
+        let (from, to) = (from.unwrap_or(i128::MIN), to.unwrap_or(i128::MAX));
+        if from > to {
+            return Vec::new();
+        }
+        let found = self.by_time.range((from, 0)..=(to, usize::MAX)).map(|(_, position)| *position);
+        let mut positions: Vec<usize> = found.filter(|position| !self.deleted.contains(position)).collect();
+        positions.sort_unstable();
+        positions.into_iter().filter_map(|position| self.events.get(position).cloned()).collect()
     }
 
     /// Deletes the accepted events with this transaction id; returns how many that were. Lago marks them, and
@@ -424,6 +442,8 @@ impl State {
             Effect::Deleted { transaction_id } => {
                 self.delete_events(&transaction_id);
             }
+            Effect::Lost { positions } => self.lose(&positions, keys, store),
+            Effect::Altered { position, event } => self.alter(position, event, keys, store),
             Effect::Reset => self.reset(),
             Effect::Metric(_) => {}
         }
