@@ -159,7 +159,9 @@ fn unrendered(
     on_error: OnError,
     excluded: &[String],
 ) {
-    if on_error == OnError::Raise {
+    // Nobody is there to see the error of a process that replicates: it would try the same row for ever,
+    // everything behind it would wait, and the publisher would keep its log for it.
+    if on_error == OnError::Raise && !xact::applies_replication() {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("sync \"{name}\" cannot bill this row: {reason}"),
@@ -236,6 +238,10 @@ pub fn on_transaction(moment: Moment) {
                 // Before the worker is woken, which then knows of it.
                 cap::publish();
                 wake_worker();
+            } else if xact::applies_replication() && xact::has_no_id() {
+                // A COMMIT PREPARED that a subscription replicates is no command, so on_command does not see
+                // it. It runs inside a transaction that writes nothing itself, and there are few such.
+                shared::wake_if_known();
             }
             if transaction.redefines
                 && let Some(slot) = shared::own_slot()
