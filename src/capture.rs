@@ -124,7 +124,12 @@ fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
     let Some(cap) = &ready.cap else { return true };
     let buffered = BUFFER.with_borrow(|buffer| buffer.payloads(ready.sync));
     let Room::None(waiting) = cap.room(buffered, outbox::count_committed) else { return true };
-    match cap.when_full {
+    let when_full = match cap.when_full {
+        // As in `unrendered`: an error would stop the replication of everything.
+        WhenFull::Raise if xact::applies_replication() => WhenFull::DeadLetter,
+        stored => stored,
+    };
+    match when_full {
         WhenFull::Warn => warn_once(&cap.warning(&ready.name)),
         WhenFull::DeadLetter => {
             bury(fired, ready.sync, &ready.name, key, cap.reason(waiting), &ready.excluded)
@@ -137,7 +142,7 @@ fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
                 .report(PgLogLevel::ERROR);
         }
     }
-    cap.when_full == WhenFull::Warn
+    when_full == WhenFull::Warn
 }
 
 /// Tells the writer, once in a transaction; and the log, now and then.
