@@ -1376,5 +1376,8 @@ drop function lago_push._close(text, text);
 -- Who updates is who delivers: what has no mark yet would be taken for a copy.
 select lago_push._note_instance();
 
+-- Who has delivered so far goes on: without a mark, destinations are taken for a dump's.
+select lago_push._note_instance() where exists (select from lago_push.destination);
+
 -- A worker that is at work gets to know what has changed when this commits.
 select lago_push._wake();
