@@ -77,6 +77,8 @@ create table lago_push.destination_health (
     last_error_at   timestamptz,
     -- What it took while there was enough to do, averaged over the last minutes; null: not known yet.
     messages_per_second double precision,
+    -- When that was last seen.
+    paced_at        timestamptz,
     constraint one_health_per_destination primary key (destination_id),
     constraint health_belongs_to_a_destination
         foreign key (destination_id) references lago_push.destination (id) on delete cascade
@@ -202,6 +204,13 @@ create table lago_push.message (
 alter table lago_push.message alter column payload set storage external;
 comment on table lago_push.message is 'The outbox: payloads frozen in the transaction that caused them, until they are settled. Private; read lago_push.outbox.';
 
+-- Apart from every other table, because it is written in settlements and read by every look at the outbox.
+create table lago_push.outbox_start (
+    id bigint not null
+) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+create unique index one_outbox_start on lago_push.outbox_start ((true));
+comment on table lago_push.outbox_start is 'An id below which the outbox has no message any more; noted by the worker now and then, so that views need not look there. In no dump. Private.';
+
 create table lago_push.retry (
     message_id      bigint not null,
     attempts        integer not null,
@@ -266,19 +275,30 @@ create table lago_push.backfill (
     filter         text,
     chunk          integer not null,
     by             text not null,
-    -- The primary key of the last row looked at, as an array of texts; null before the first.
+    -- The columns of the key it walks by, and that key of the last row looked at; null before the first.
+    walked_by      text[] not null,
     position       text[],
+    -- The last key there was when it began; null if there was no row. What came after was captured live.
+    until          text[],
     rows_done      bigint not null default 0,
     rows_estimated bigint,
+    -- Those that do not meet the filter included.
+    rows_seen      bigint not null default 0,
+    table_rows     bigint,
     started_at     timestamptz not null default pg_catalog.clock_timestamp(),
     moved_at       timestamptz not null default pg_catalog.clock_timestamp(),
     finished_at    timestamptz,
+    -- The call that is at it, or was last, and how far it had come before.
+    resumed_at     timestamptz not null default pg_catalog.clock_timestamp(),
+    resumed_done   bigint not null default 0,
+    resumed_seen   bigint not null default 0,
     constraint backfill_is_numbered primary key (id),
     constraint backfill_belongs_to_a_sync
         foreign key (sync_id) references lago_push.sync (id) on delete cascade,
     constraint chunk_is_1_to_100000 check (chunk between 1 and 100000)
 );
 create index backfill_by_sync on lago_push.backfill (sync_id);
+create unique index one_unfinished_backfill_per_sync on lago_push.backfill (sync_id) where finished_at is null;
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
 
 -- Which server and database these tables were last served by. In no dump: who restores one is another.

@@ -7,6 +7,7 @@ use crate::buffer::Operation;
 use crate::endpoint::Supplied;
 use crate::identity::{Identity, push_part};
 use crate::json;
+use crate::liquid::CLOCK;
 use crate::lookup::MARK;
 use crate::pg::{encoding, xact};
 use crate::render::{Bound, Column, RowView};
@@ -20,10 +21,10 @@ pub enum Origin {
     Change,
     /// Somebody looks at what would be sent.
     Look,
+    /// It has been there, and may have been captured when it was written.
+    Existing,
     /// A dead letter keeps it, since then.
     Letter { id: i64, unix_micros: i64 },
-    /// It was captured long ago, and nobody noted when.
-    Past,
 }
 
 /// What is known of a table's primary key.
@@ -108,9 +109,8 @@ impl Defaults {
         view: &RowView<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Option<std::ops::Range<usize>>, String> {
-        match (supplied, &self.name, view.origin) {
-            (Supplied::Label, Err(_), _) | (Supplied::Time, _, Origin::Past) => return Ok(None),
-            _ => {}
+        if let (Supplied::Label, Err(_)) = (supplied, &self.name) {
+            return Ok(None);
         }
         let blank = out.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
         out.truncate(out.len() - blank);
@@ -125,6 +125,9 @@ impl Defaults {
         out.push(b':');
         let from = out.len();
         match supplied {
+            Supplied::Time if matches!(view.origin, Origin::Existing) => {
+                return Err(format!("the payload has no \"{}\": {CLOCK}", supplied.key()));
+            }
             Supplied::Identity => {
                 out.push(b'"');
                 self.push_identity(view, out)?;
@@ -133,7 +136,7 @@ impl Defaults {
             Supplied::Time => json::push_unix_seconds(
                 out,
                 match view.origin {
-                    Origin::Change | Origin::Look | Origin::Past => xact::began_unix_micros(),
+                    Origin::Change | Origin::Look | Origin::Existing => xact::began_unix_micros(),
                     Origin::Letter { unix_micros, .. } => unix_micros,
                 },
             ),
@@ -181,13 +184,8 @@ fn push_version(view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
             )?;
             write!(out, "{:x}-{command:x}-{:x}", xact::top_id(), xact::began_unix_micros())
         }
-        Origin::Look => write!(out, "look-{:x}", xact::began_unix_micros()),
+        Origin::Look | Origin::Existing => write!(out, "look-{:x}", xact::began_unix_micros()),
         Origin::Letter { id, .. } => write!(out, "letter-{id}"),
-        Origin::Past => {
-            return Err(
-                "the payload has no \"transaction_id\", and which update this was is not known".into()
-            );
-        }
     };
     Ok(())
 }

@@ -25,6 +25,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
+mod backfill;
+mod backlog;
 mod backoff;
 mod buffer;
 mod call;
@@ -125,7 +127,6 @@ extension_sql_file!(
     name = "corrections",
     requires = ["syncs", surface::corrections::check_correction]
 );
-extension_sql_file!("../sql/backfill.sql", name = "backfill", requires = ["syncs"]);
 extension_sql_file!(
     "../sql/reconcile.sql",
     name = "reconcile",
@@ -136,7 +137,21 @@ extension_sql_file!(
     name = "instance",
     requires = ["tables", surface::instance::this_instance]
 );
-extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
+extension_sql_file!(
+    "../sql/backfill.sql",
+    name = "backfill",
+    requires = [
+        "syncs",
+        surface::backfill::capture_rows,
+        surface::backfill::key_of_row,
+        surface::backfill::estimate_rows
+    ]
+);
+extension_sql_file!(
+    "../sql/backlog.sql",
+    name = "backlog",
+    requires = ["tables", surface::backlog::backlog, surface::backlog::letters, surface::endpoints]
+);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
     "../sql/entry_points.sql",
@@ -148,7 +163,7 @@ extension_sql_file!(
         "flush",
         "backfill",
         "reconcile",
-        surface::workers,
+        surface::workers_and_activities,
         surface::in_flight,
         surface::capped,
         surface::endpoints
@@ -157,7 +172,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["entry_points", "backlog", surface::workers, surface::in_flight, surface::endpoints]
+    requires =
+        ["entry_points", "backlog", surface::workers_and_activities, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ledger"]);
@@ -197,6 +213,9 @@ thread_local! {
 /// A transaction reaches a moment of its life.
 fn on_transaction(moment: pg::xact::Moment) {
     capture::on_transaction(moment);
+    if moment == pg::xact::Moment::Aborted {
+        pg::claim::release_backfill();
+    }
     if moment != pg::xact::Moment::BeforeEnd {
         pg::caller::forget_all();
         if let Some(database) = KEPT_OUT.take() {

@@ -66,7 +66,22 @@ pub trait Row {
     fn column(&self, side: Side, name: &str) -> Result<Option<Datum>, String>;
     /// The columns a template may see when it uses a side as a whole.
     fn columns(&self, side: Side) -> Vec<String>;
+    /// Whether it may be asked what time it is.
+    fn clock(&self) -> Clock {
+        Clock::Allowed
+    }
 }
+
+/// Whether what is made of a row may depend on when that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    Allowed,
+    /// What is made of the row has to be what was made of it before.
+    Refused,
+}
+
+/// The reason where it may not, and does.
+pub const CLOCK: &str = "the clock decides what is sent, not the row";
 
 /// Why a row has no payload: a sentence for the operator, without any of the row's values.
 pub type Reason = String;

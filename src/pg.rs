@@ -3,10 +3,12 @@
 
 pub mod caller;
 pub mod cell;
+pub mod claim;
 pub mod compat;
 pub mod encoding;
 pub mod heap;
 pub mod hooks;
+pub mod index;
 pub mod mapper;
 pub mod place;
 pub mod process;
@@ -15,4 +17,5 @@ pub mod report;
 pub mod rows;
 pub mod shmem;
 pub mod trigger;
+pub mod walk;
 pub mod xact;

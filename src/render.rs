@@ -117,6 +117,13 @@ impl liquid::Row for RowView<'_> {
     fn columns(&self, _side: Side) -> Vec<String> {
         self.columns.iter().map(|column| column.name.clone()).collect()
     }
+
+    fn clock(&self) -> liquid::Clock {
+        match self.origin {
+            Origin::Existing => liquid::Clock::Refused,
+            Origin::Change | Origin::Look | Origin::Letter { .. } => liquid::Clock::Allowed,
+        }
+    }
 }
 
 /// A column a template names and the table has not.

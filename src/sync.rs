@@ -193,6 +193,19 @@ pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
 }
 
 impl Stored {
+    pub fn has_mapper(&self) -> bool {
+        self.mapper.is_some()
+    }
+
+    /// Columns that are not kept with a dead letter either.
+    pub fn excluded(&self) -> &[String] {
+        &self.exclude
+    }
+
+    pub fn on_error(&self) -> OnError {
+        self.on_error
+    }
+
     /// Those it captures, in the order in which they happen to a row.
     pub fn operations(&self) -> impl Iterator<Item = Operation> {
         [Operation::Insert, Operation::Update, Operation::Delete]

@@ -5,6 +5,8 @@
 
 mod addresses;
 mod alterations;
+mod backfill;
+mod backlog;
 mod caps;
 mod capture;
 mod catalog;

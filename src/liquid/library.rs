@@ -4,9 +4,9 @@
 //! theirs are doubles.
 #![forbid(unsafe_code)]
 
-use super::Reason;
 use super::run::Rendering;
 use super::value::Value;
+use super::{CLOCK, Clock, Reason};
 use liquid_core::model::DateTime;
 use liquid_core::parser::{FilterArguments, ParseFilter};
 use liquid_core::runtime::{Expression, RuntimeBuilder};
@@ -99,6 +99,7 @@ pub fn date<'r>(
         Value::Text(text) => match input.as_number() {
             Some(Ok(number)) => number.as_micros().and_then(from_micros),
             Some(Err(_)) => None,
+            None if is_now(text) && rendering.clock() == Clock::Refused => return Err(CLOCK.into()),
             None => iso(text.trim()).or_else(|| DateTime::from_str(text).map(|moment| *moment)),
         },
         _ => None,
@@ -107,6 +108,12 @@ pub fn date<'r>(
     *formatted = moment.ok_or_else(not_a_time)?;
     let text = formatted.format(&format).map_err(|_| "the format is not one of strftime".to_owned())?;
     Ok(Value::made(text))
+}
+
+/// The words that Liquid takes for the present moment.
+fn is_now(text: &str) -> bool {
+    let text = text.trim();
+    text.eq_ignore_ascii_case("now") || text.eq_ignore_ascii_case("today")
 }
 
 fn from_micros(micros: i128) -> Option<OffsetDateTime> {

@@ -60,6 +60,11 @@ impl<'row> Rendering<'row> {
         }
     }
 
+    /// Whether it may be asked what time it is.
+    pub fn clock(&self) -> super::Clock {
+        self.row.clock()
+    }
+
     /// Counts steps; an error when there are none left.
     pub fn step(&self, steps: u64) -> Result<(), Reason> {
         match self.steps_left.get().checked_sub(steps) {

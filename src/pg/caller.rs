@@ -181,6 +181,21 @@ pub fn parse_expression(text: &[u8]) {
     unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR) };
 }
 
+/// Does `work` as an entry point would: the current role is noted as the caller, and the owner's rights
+/// apply. For what cannot be handed over to a function, because it has to commit in between.
+pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    crate::capture::write_captured();
+    let owner = implementation_of(entry_point).owner;
+    // SAFETY: reads a variable of the backend.
+    let caller = unsafe { pg_sys::GetUserId() };
+    with_rights_of(owner, || {
+        CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), caller)));
+        let result = work();
+        CALLERS.with_borrow_mut(Vec::pop);
+        result
+    })
+}
+
 /// Does `work` with the rights of a role that exists. An error restores the former ones, and all
 /// settings, with the transaction or subtransaction it ends.
 ///

@@ -92,6 +92,19 @@ pub fn top_id() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
+/// Whether this process applies what a subscription of logical replication receives.
+pub fn applies_replication() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
+/// Whether the transaction under way, or just committed, has written nothing at all.
+pub fn has_no_id() -> bool {
+    // SAFETY: reads a variable of the backend, which keeps its value until after the commit callbacks.
+    let id = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+    id == pg_sys::InvalidTransactionId
+}
+
 /// When the transaction began, as `now()` has it, in microseconds since the Unix epoch.
 pub fn began_unix_micros() -> i64 {
     const DAY_MICROSECONDS: i64 = 86_400_000_000;
@@ -99,6 +112,73 @@ pub fn began_unix_micros() -> i64 {
     // SAFETY: reads a variable of the backend, inside a transaction.
     let began = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
     began.saturating_add(shift * DAY_MICROSECONDS)
+}
+
+/// What hinders a procedure from ending transactions and beginning others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A transaction block, several statements sent as one, or a block of PL/pgSQL that catches errors.
+    ToABlock,
+    /// A function that calls it.
+    ToACaller,
+}
+
+/// Whether the procedure of this call may commit.
+///
+/// # Safety
+/// `call` is what the function manager passed to the procedure now running.
+pub unsafe fn bound(call: pg_sys::FunctionCallInfo) -> Option<Bound> {
+    // SAFETY: promised by the caller.
+    let context = unsafe { (*call).context };
+    // SAFETY: a node always begins with its tag.
+    let is_call = !context.is_null() && unsafe { (*context).type_ } == pg_sys::NodeTag::T_CallContext;
+    // SAFETY: the tag says what it is.
+    let atomic = !is_call || unsafe { (*context.cast::<pg_sys::CallContext>()).atomic };
+    // SAFETY: both read a variable of the backend.
+    let in_block = unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() };
+    match (in_block, atomic) {
+        (true, _) => Some(Bound::ToABlock),
+        (false, true) => Some(Bound::ToACaller),
+        (false, false) => None,
+    }
+}
+
+/// Does the work of a procedure that commits as it goes: `work` is called again and again, each time in
+/// a transaction and with a snapshot of its own, until it says it is done. The last transaction is left
+/// to the server. What `work` wants done between two transactions is done while nothing holds a snapshot.
+pub fn in_steps(mut work: impl FnMut() -> Step) {
+    // SAFETY: connects until the end of the procedure; an error ends the connection with everything else.
+    unsafe { pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32) };
+    loop {
+        // SAFETY: inside a transaction.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let step = work();
+        // SAFETY: pops the snapshot pushed above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        match step {
+            Step::Done => break,
+            Step::Commit { pause } => {
+                // SAFETY: nothing of this transaction is held any more; see `bound`.
+                unsafe { pg_sys::SPI_commit() };
+                if !pause.is_zero() {
+                    super::process::pause(pause);
+                    // SAFETY: as above. The next step's transaction begins now, as its `now()` will say.
+                    unsafe { pg_sys::SPI_commit() };
+                }
+            }
+        }
+    }
+    // SAFETY: connected above.
+    unsafe { pg_sys::SPI_finish() };
+}
+
+/// How a step of a procedure ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// With a commit, and a pause before the next one.
+    Commit { pause: Duration },
+    /// It was the last one.
+    Done,
 }
 
 /// What an error caught in [`protected`] may say: its SQLSTATE, never its text, which may quote a row.

@@ -1,0 +1,51 @@
+//! Claims: advisory locks of a session that outlast its transactions, and end with its first error.
+
+use pgrx::pg_sys;
+use std::cell::Cell;
+
+thread_local! {
+    /// The sync whose backfill this session is at.
+    static BACKFILL: Cell<Option<i32>> = const { Cell::new(None) };
+}
+
+/// Who has the right to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Ours,
+    AnotherSessions,
+}
+
+/// sql/backfill.sql looks for these numbers among pg_locks.
+fn backfill_of(sync: i32) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: u32::from(super::process::own_database()),
+        // Beside that of the worker, see process.rs.
+        locktag_field2: 52_467_875,
+        locktag_field3: sync.cast_unsigned(),
+        // SQL's advisory locks have 1 or 2 here, so no user's lock can be taken for this one.
+        locktag_field4: 3,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}
+
+/// Claims the backfill of a sync, without waiting.
+pub fn claim_backfill(sync: i32) -> Claim {
+    let tag = backfill_of(sync);
+    // SAFETY: an advisory lock of the session, asked for without waiting.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, true, true) };
+    if result == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        return Claim::AnotherSessions;
+    }
+    BACKFILL.set(Some(sync));
+    Claim::Ours
+}
+
+/// Gives the claim up, if there is one. Also called when a transaction is aborted, so it must not fail.
+pub fn release_backfill() {
+    if let Some(sync) = BACKFILL.take() {
+        let tag = backfill_of(sync);
+        // SAFETY: a lock of this session.
+        unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as i32, true) };
+    }
+}
