@@ -17,7 +17,7 @@
 //! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
-//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
+//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try; [`surface::backfill`], [`backfill`]: rows that were there before |
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
