@@ -10,6 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use delivery::cluster::{Cluster, Options};
@@ -233,6 +234,19 @@ struct Program {
     guard: Option<(Child, ChildStdin)>,
 }
 
+/// The programs cannot be told to choose a port and say which. Below those that the kernel gives to connections, so
+/// that none takes it in between.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).expect("below 100") * 100;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl Program {
     /// The arguments are made of the port.
     fn start(
@@ -241,9 +255,7 @@ impl Program {
         environment: &[(&str, &str)],
         arguments: impl Fn(u16) -> Vec<String>,
     ) -> Self {
-        // Free a moment ago. The programs cannot be told to choose one and say which.
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port();
+        let port = free_port();
         let log = scene.cluster.folder().join(format!("{name}.log"));
         let output = File::create(&log).unwrap();
         // The end of its input, which also comes when the test is killed, ends the program.
