@@ -671,9 +671,12 @@ begin
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" is paused', wanted.name),
             hint = 'Start deliveries again with lago_push.resume().';
-    elsif wanted.state = 'active' then
+    elsif wanted.state = 'active' and exists (select from lago_push._triggers(wanted.name)) then
         raise notice 'sync "%" is active already', wanted.name;
         return;
+    elsif wanted.state = 'active' then
+        -- Dropped by hand, or together with a column of its condition.
+        raise notice 'the trigger of sync "%" was gone: it is made again, and rows written meanwhile were not captured', wanted.name;
     end if;
     perform lago_push._check_sync(wanted);
     update lago_push.sync s set state = 'active' where s.id = wanted.id;

@@ -119,11 +119,6 @@ pub fn capture(fired: &Fired) {
     }
 }
 
-/// Captures once more what a row was captured as, or should have been.
-pub fn capture_again(sync: i32, operation: Operation, key: Option<i64>, payload: &[u8]) {
-    with_buffer(|buffer, current| buffer.push_payload(current, sync, operation, None, key, payload));
-}
-
 /// Whether a row's message may wait with the others. If not, it has been kept otherwise, or refused.
 fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
     let Some(cap) = &ready.cap else { return true };

@@ -91,6 +91,15 @@ pub struct Lane {
     bucket: Bucket,
     quotas: Quotas,
     suspicion: Suspicion,
+    pressure: Pressure,
+}
+
+/// Whether more waits than may go, as of the last decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    None,
+    /// A destination that is well is given as much as it may get at a time, and there is more.
+    Full,
 }
 
 /// What went last: questions and deliveries take turns.
@@ -118,7 +127,12 @@ impl Lane {
             bucket: Bucket::new(limits.rate),
             quotas: Quotas::default(),
             suspicion: Suspicion::default(),
+            pressure: Pressure::None,
         }
+    }
+
+    pub fn pressure(&self) -> Pressure {
+        self.pressure
     }
 
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
@@ -312,6 +326,7 @@ impl Lane {
         for queue in &mut self.queues {
             queue.come_to(now);
         }
+        self.pressure = Pressure::None;
         let due = self.later.first_key_value().map(|((due, _), _)| *due);
         let question = self.look_ups.first_key_value().map(|((due, _), _)| *due);
         let due = due.into_iter().chain(question.filter(|question| *question > now)).min();
@@ -321,10 +336,16 @@ impl Lane {
             return Next::Wait(due);
         }
         let permit = match self.flow.permit(self.flights.len(), now) {
-            Permit::Nothing(until) => return Next::Wait(until),
+            Permit::Nothing(until) => {
+                if self.flow.is_open() {
+                    self.pressure = Pressure::Full;
+                }
+                return Next::Wait(until);
+            }
             permit => permit,
         };
         if let Some(until) = self.bucket.wait(now) {
+            self.pressure = Pressure::Full;
             return Next::Wait(Some(until));
         }
         self.choose(permit, asks, now).unwrap_or_else(|| Next::Wait(self.next_choice(asks, now, due)))
@@ -375,7 +396,11 @@ impl Lane {
         for index in 0..self.queues.len() {
             let Some(queue) = self.queues.get(index).filter(|queue| !queue.is_empty()) else { continue };
             let (category, lingers_until) = (queue.category, queue.lingers_until());
-            moments.extend(self.quota(category, now).or(lingers_until));
+            let quota = self.quota(category, now);
+            if quota.is_some() {
+                self.pressure = Pressure::Full;
+            }
+            moments.extend(quota.or(lingers_until));
         }
         moments.into_iter().min()
     }

@@ -4,7 +4,7 @@
 //! in by streaming, it says so in a file of the data directory, for the worker to find after a promotion,
 //! be that after any number of restarts. It is connected to no database and ends with the recovery.
 
-use crate::pg::process::{self, Continue};
+use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{place, replication};
 use crate::shared;
 use pgrx::pg_sys;
@@ -28,7 +28,7 @@ pub extern "C-unwind" fn lago_push_standby(_argument: pg_sys::Datum) {
     while replication::in_recovery() {
         memory.refresh();
         let timeout = (memory.written == Written::No).then_some(LOOK_PAUSE);
-        if process::wait(timeout, None) == Continue::No {
+        if process::wait(Wait::Promotion, timeout, None) == Continue::No {
             return;
         }
     }

@@ -25,13 +25,29 @@ mod tests {
         // must not appear unnoticed either.
         const LISTED: &[&str] = &[
             "function lago_push._activate(text)",
+            "function lago_push._after_key(text[],text[],text[])",
             "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
+            "function lago_push._backlog(bigint,bigint)",
+            "function lago_push._letters(integer,bigint)",
+            "function lago_push._recount(text)",
+            "function lago_push.recount(text)",
+            "table lago_push.outbox_start",
+            "view lago_push._figures",
+            "view lago_push.metrics",
             "function lago_push._attach(integer)",
+            "function lago_push._backfill_begin(integer,bytea,integer,boolean)",
+            "function lago_push._backfill_condition(lago_push.sync,text)",
+            "function lago_push._backfill_open(bytea,bytea,integer)",
+            "function lago_push._backfill_query(lago_push.sync,text,text[],text[],bigint)",
+            "function lago_push._backfill_reach(integer)",
+            "function lago_push._backfill_runner(integer)",
+            "function lago_push._backfill_step(integer,integer,bigint)",
             "function lago_push._caller()",
             "function lago_push._capped()",
+            "function lago_push._capture_rows(integer,bytea,integer)",
             "function lago_push._check_columns(regclass,text,name[],text)",
             "function lago_push._check_correction(bigint,integer,text,boolean,bytea)",
             "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean,interval,interval)",
@@ -46,9 +62,9 @@ mod tests {
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
             "function lago_push._correct(bigint,text)",
+            "function lago_push._count_written(integer,bigint)",
             "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
             "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
-            "function lago_push._count_written(integer,bigint)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
@@ -57,6 +73,7 @@ mod tests {
             "function lago_push._drop_destination(text)",
             "function lago_push._drop_sync(text,boolean)",
             "function lago_push._endpoints()",
+            "function lago_push._estimate_rows(oid,bytea)",
             "function lago_push._execute_as_caller(bytea)",
             "function lago_push._filter_letters(bytea,bytea)",
             "function lago_push._flush(text,interval)",
@@ -67,6 +84,9 @@ mod tests {
             "function lago_push._hold(text)",
             "function lago_push._in_flight()",
             "function lago_push._is_operator()",
+            "function lago_push._key_literals(text[],text[])",
+            "function lago_push._key_of_row(oid,bytea)",
+            "function lago_push._last_key(regclass)",
             "function lago_push._letter(bigint)",
             "function lago_push._locked_sync(text)",
             "function lago_push._next_letters(integer,text,bigint,text)",
@@ -74,11 +94,12 @@ mod tests {
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",
             "function lago_push._operate()",
             "function lago_push._operated_sync(text)",
+            "function lago_push._operator(oid,oid,integer)",
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
+            "function lago_push._privileges(text)",
             "function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
             "function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)",
-            "function lago_push._privileges(text)",
             "function lago_push._redrive(text,text)",
             "function lago_push._release(text)",
             "function lago_push._render_letter(integer,text,bytea,bytea,bigint,bigint)",
@@ -95,14 +116,17 @@ mod tests {
             "function lago_push._suggest_template(regclass,text)",
             "function lago_push._sync(text)",
             "function lago_push._sync_named(text)",
-            "function lago_push._trigger_name(lago_push.sync)",
             "function lago_push._this_instance()",
+            "function lago_push._trigger_name(lago_push.sync)",
             "function lago_push._triggers(text)",
             "function lago_push._try_to_attach(integer)",
             "function lago_push._unix_micros(timestamp with time zone)",
             "function lago_push._user_agent()",
+            "function lago_push._waiting_before(lago_push.sync,bigint,bigint)",
             "function lago_push._wake()",
             "function lago_push._wake_for_messages()",
+            "function lago_push._walked_table(regclass)",
+            "function lago_push._walking_key(regclass)",
             "function lago_push._workers()",
             "function lago_push.activate(text)",
             "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
@@ -127,11 +151,14 @@ mod tests {
             "function lago_push.send_test(text,jsonb)",
             "function lago_push.set_api_key(text,text)",
             "function lago_push.suggest_template(regclass,text)",
+            "procedure lago_push.backfill(text,text,integer,boolean)",
+            "sequence lago_push.backfill_id_seq",
             "sequence lago_push.destination_id_seq",
             "sequence lago_push.message_id",
             "sequence lago_push.sync_id_seq",
             "table lago_push.account",
             "table lago_push.api_key",
+            "table lago_push.backfill",
             "table lago_push.dead_letter",
             "table lago_push.destination",
             "table lago_push.destination_health",
@@ -142,6 +169,7 @@ mod tests {
             "table lago_push.reply",
             "table lago_push.retry",
             "table lago_push.sync",
+            "view lago_push.backfills",
             "view lago_push.dead_letters",
             "view lago_push.destinations",
             "view lago_push.endpoints",
@@ -216,6 +244,11 @@ mod tests {
             ("redrive", "sync text, filter text DEFAULT NULL::text"),
             ("discard", "sync text, filter text DEFAULT NULL::text"),
             ("correct", "letter bigint, payload text"),
+            (
+                "backfill",
+                "IN sync text, IN filter text DEFAULT NULL::text, IN chunk integer DEFAULT 10000, IN restart boolean DEFAULT false",
+            ),
+            ("recount", "sync text DEFAULT NULL::text"),
             ("grant_access", "role regrole, access text"),
             ("revoke_access", "role regrole"),
         ] {
@@ -240,6 +273,7 @@ mod tests {
             ("discard", "bigint"),
             ("correct", "void"),
             ("flush", "boolean"),
+            ("recount", "SETOF lago_push.ledger"),
         ] {
             let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
             assert_eq!(result, expected, "{function}");
@@ -263,11 +297,11 @@ mod tests {
         for (view, columns) in [
             (
                 "status",
-                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at",
+                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in",
             ),
             (
                 "destinations",
-                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since",
+                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since messages_per_second",
             ),
             ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload path"),
             ("replies", "id sync operation payload status reply replied_at"),
@@ -275,9 +309,14 @@ mod tests {
                 "dead_letters",
                 "id sync operation payload source_row reason reply_status reply attempts died_at path",
             ),
-            ("workers", "database pid state started_at last_activity messages_per_second"),
+            ("workers", "database pid state started_at last_activity messages_per_second activity"),
             ("endpoints", "name method path root required batch idempotent example"),
-            ("ledger", "sync captured delivered duplicate dead redriven discarded pending balanced"),
+            ("backfills", "sync state rows_done rows_estimated started_at finished_at rate eta moved_at"),
+            (
+                "ledger",
+                "sync captured delivered duplicate dead redriven discarded pending balanced estimated",
+            ),
+            ("metrics", "name labels value"),
         ] {
             let found = texts(&format!(
                 "select a.attname::text from pg_attribute a
@@ -305,6 +344,15 @@ mod tests {
             ("ledger", "redriven", "bigint"),
             ("ledger", "discarded", "bigint"),
             ("ledger", "balanced", "boolean"),
+            ("backfills", "rows_done", "bigint"),
+            ("backfills", "rate", "double precision"),
+            ("backfills", "eta", "interval"),
+            ("status", "estimated", "boolean"),
+            ("status", "bytes_waiting", "bigint"),
+            ("status", "bytes_per_second", "bigint"),
+            ("status", "drains_in", "interval"),
+            ("metrics", "labels", "jsonb"),
+            ("metrics", "value", "double precision"),
             ("replies", "payload", "jsonb"),
             ("replies", "reply", "jsonb"),
             ("replies", "status", "integer"),
@@ -329,7 +377,7 @@ mod tests {
         let silent = texts(
             "select c.relname || '.' || a.attname from pg_class c
                join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-              where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v'
+              where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v' and c.relname not like '\\_%'
                 and coalesce(col_description(c.oid, a.attnum), '') = ''
               order by c.relname, a.attnum",
         );
@@ -382,13 +430,17 @@ mod tests {
         assert_eq!(
             granted,
             [
+                "pg_monitor EXECUTE _backlog",
                 "pg_monitor EXECUTE _capped",
                 "pg_monitor EXECUTE _endpoints",
                 "pg_monitor EXECUTE _in_flight",
+                "pg_monitor EXECUTE _letters",
                 "pg_monitor EXECUTE _workers",
+                "pg_monitor SELECT backfills",
                 "pg_monitor SELECT destinations",
                 "pg_monitor SELECT endpoints",
                 "pg_monitor SELECT ledger",
+                "pg_monitor SELECT metrics",
                 "pg_monitor SELECT status",
                 "pg_monitor SELECT workers",
                 "pg_monitor USAGE schema lago_push"
@@ -413,7 +465,10 @@ mod tests {
             sorted(dumped),
             sorted(
                 kept.into_iter()
-                    .filter(|name| name != "lago_push.api_key" && name != "lago_push.instance")
+                    .filter(|name| {
+                        !["lago_push.api_key", "lago_push.instance", "lago_push.outbox_start"]
+                            .contains(&name.as_str())
+                    })
                     .collect()
             )
         );
