@@ -90,6 +90,7 @@ mod tests {
             "function lago_push._last_key(regclass)",
             "function lago_push._letter(bigint)",
             "function lago_push._locked_sync(text)",
+            "function lago_push._look()",
             "function lago_push._next_letters(integer,text,bigint,text)",
             "function lago_push._note_instance()",
             "function lago_push._note_intervention(integer,text,bigint,bigint,bigint)",

@@ -393,6 +393,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 const SOURCES: [&str; 30] = [
     "src/cap.rs",
     "src/defaults.rs",
+    "src/guard.rs",
     "src/instance.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
@@ -417,7 +418,6 @@ const SOURCES: [&str; 30] = [
     "src/verdict/any.rs",
     "src/verdict/events.rs",
     "src/verdict/single.rs",
-    "src/worker/guard.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
     "sql/letters.sql",
