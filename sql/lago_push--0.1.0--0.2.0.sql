@@ -110,43 +110,43 @@ create unique index one_unfinished_backfill_per_sync ON lago_push.backfill USING
 
 create unique index one_instance ON lago_push.instance USING btree ((true));
 
-create or replace FUNCTION lago_push._backlog(first bigint, exact_up_to bigint)
+create or replace function lago_push._backlog(first bigint, exact_up_to bigint)
  RETURNS TABLE(sync_id integer, pending bigint, entered bigint, oldest timestamp with time zone, bytes bigint, recent bigint, recent_bytes bigint, estimated boolean)
  LANGUAGE c
  STRICT ROWS 10
 AS 'MODULE_PATHNAME', 'backlog_wrapper';
 
-create or replace FUNCTION lago_push._capped()
+create or replace function lago_push._capped()
  RETURNS TABLE(sync_id integer, waiting bigint)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'capped_wrapper';
 
-create or replace FUNCTION lago_push._capture_rows(sync_id integer, command bytea, most integer)
+create or replace function lago_push._capture_rows(sync_id integer, command bytea, most integer)
  RETURNS TABLE(seen bigint, captured bigint, last bytea[])
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'capture_rows_wrapper';
 
-create or replace FUNCTION lago_push._count_written(sync_id integer, messages bigint)
+create or replace function lago_push._count_written(sync_id integer, messages bigint)
  RETURNS void
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'count_written_wrapper';
 
-create or replace FUNCTION lago_push._estimate_rows(source oid, command bytea)
+create or replace function lago_push._estimate_rows(source oid, command bytea)
  RETURNS bigint
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'estimate_rows_wrapper';
 
-create or replace FUNCTION lago_push._key_of_row(source oid, command bytea)
+create or replace function lago_push._key_of_row(source oid, command bytea)
  RETURNS bytea[]
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'key_of_row_wrapper';
 
-create or replace FUNCTION lago_push._letters(sync_id integer, exact_up_to bigint)
+create or replace function lago_push._letters(sync_id integer, exact_up_to bigint)
  RETURNS TABLE(letters bigint, entered bigint, estimated boolean)
  LANGUAGE c
  STRICT ROWS 1
@@ -357,18 +357,24 @@ create or replace view lago_push._figures as
            FROM sync s
           WINDOW there AS (PARTITION BY s.destination_id)) f;
 
-create or replace FUNCTION lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
+create or replace function lago_push._look()
+ RETURNS void
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'look_wrapper';
+
+create or replace function lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
  RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'reconciled_wrapper';
 
-create or replace FUNCTION lago_push._this_instance()
+create or replace function lago_push._this_instance()
  RETURNS TABLE(system_identifier bigint, database oid, major_version integer, timeline integer, place text)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'this_instance_wrapper';
 
-create or replace FUNCTION lago_push._note_instance()
+create or replace function lago_push._note_instance()
  RETURNS void
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -378,7 +384,7 @@ AS $function$
     on conflict do nothing;
 $function$;
 
-create or replace FUNCTION lago_push._create_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
+create or replace function lago_push._create_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -418,7 +424,70 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._locked_sync(sync text)
+create or replace function lago_push._alter_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    changed_id integer;
+    changed lago_push.destination;
+begin
+    perform lago_push._hide_statement('lago_push.alter_destination');
+    changed_id := lago_push._destination_id(_alter_destination.name);
+    -- No stronger: a hold the worker writes down refers to this row, and must not wait for this transaction.
+    select d.* into changed from lago_push.destination d where d.id = changed_id for no key update;
+    changed.url := coalesce(rtrim(_alter_destination.url, '/'), changed.url);
+    changed.api_key_file := coalesce(_alter_destination.api_key_file, changed.api_key_file);
+    changed.headers := coalesce(_alter_destination.headers, changed.headers);
+    changed.rate_limit := coalesce(_alter_destination.rate_limit, changed.rate_limit);
+    changed.connections := coalesce(_alter_destination.connections, changed.connections);
+    changed.timeout := coalesce(_alter_destination.timeout, changed.timeout);
+    changed.ca_file := coalesce(_alter_destination.ca_file, changed.ca_file);
+    changed.proxy := coalesce(_alter_destination.proxy, changed.proxy);
+    changed.allow_http := coalesce(_alter_destination.allow_http, changed.allow_http);
+    changed.connect_timeout := coalesce(_alter_destination.connect_timeout, changed.connect_timeout);
+    changed.read_timeout := coalesce(_alter_destination.read_timeout, changed.read_timeout);
+    perform lago_push._check_destination(changed.url, changed.headers, changed.rate_limit, changed.connections,
+        changed.timeout, _alter_destination.api_key, _alter_destination.api_key_file, _alter_destination.ca_file, changed.proxy, changed.allow_http,
+        changed.connect_timeout, changed.read_timeout);
+    update lago_push.destination d
+       set url = changed.url, api_key_file = changed.api_key_file, headers = changed.headers,
+           rate_limit = changed.rate_limit, connections = changed.connections, timeout = changed.timeout,
+           ca_file = changed.ca_file, proxy = changed.proxy, allow_http = changed.allow_http,
+           connect_timeout = changed.connect_timeout, read_timeout = changed.read_timeout
+     where d.id = changed_id;
+    -- On a copy that the worker has not met yet, this releases one destination, and holds the others.
+    perform lago_push._look();
+    -- Whatever the worker held it for may have been put right by this.
+    delete from lago_push.destination_hold h where h.destination_id = changed_id;
+    if _alter_destination.api_key is not null then
+        perform lago_push._store_api_key(changed_id, _alter_destination.api_key);
+    elsif _alter_destination.api_key_file is not null then
+        delete from lago_push.api_key k where k.destination_id = changed_id;
+    end if;
+    perform lago_push._wake();
+end
+$function$;
+
+create or replace function lago_push._release(destination text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    released_id integer := lago_push._destination_id(_release.destination);
+begin
+    -- On a copy that the worker has not met yet, this releases one destination, and holds the others.
+    perform lago_push._look();
+    update lago_push.destination d set held_because = null where d.id = released_id;
+    delete from lago_push.destination_hold h where h.destination_id = released_id;
+    -- A pause after trouble ends when the worker takes notice: its rows are not touched here.
+    perform lago_push._wake();
+end
+$function$;
+
+create or replace function lago_push._locked_sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -432,7 +501,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._sync(sync text)
+create or replace function lago_push._sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -447,14 +516,14 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._operate()
+create or replace function lago_push._operate()
  RETURNS void
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 $function$;
 
-create or replace FUNCTION lago_push._is_operator()
+create or replace function lago_push._is_operator()
  RETURNS boolean
  LANGUAGE sql
  STABLE
@@ -463,7 +532,7 @@ AS $function$
     select has_function_privilege(lago_push._caller(), 'lago_push._operate()', 'EXECUTE');
 $function$;
 
-create or replace FUNCTION lago_push._operated_sync(sync text)
+create or replace function lago_push._operated_sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -476,7 +545,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._check_sync(wanted lago_push.sync)
+create or replace function lago_push._check_sync(wanted lago_push.sync)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -592,7 +661,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace function lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -625,7 +694,6 @@ begin
     wanted.max_pending := nullif(_create_sync.max_pending, 0);
     wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
-    wanted.when_full := 'warn';
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');
@@ -644,7 +712,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace function lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -730,7 +798,7 @@ exception when lock_not_available then
 end
 $function$;
 
-create or replace FUNCTION lago_push._fires(sync lago_push.sync)
+create or replace function lago_push._fires(sync lago_push.sync)
  RETURNS "char"
  LANGUAGE sql
  STABLE
@@ -742,7 +810,7 @@ AS $function$
      where h.trigger = lago_push._trigger_name(sync);
 $function$;
 
-create or replace FUNCTION lago_push._set_fires(sync lago_push.sync, fires "char")
+create or replace function lago_push._set_fires(sync lago_push.sync, fires "char")
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -757,7 +825,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._unheard(sync lago_push.sync)
+create or replace function lago_push._unheard(sync lago_push.sync)
  RETURNS SETOF text
  LANGUAGE sql
  STABLE
@@ -776,7 +844,7 @@ AS $function$
                         where t.tgenabled in ('A', 'R'));
 $function$;
 
-create or replace FUNCTION lago_push._activate(sync text)
+create or replace function lago_push._activate(sync text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -814,7 +882,7 @@ exception when lock_not_available then
 end
 $function$;
 
-create or replace FUNCTION lago_push._set_state(sync text, state text, advice text)
+create or replace function lago_push._set_state(sync text, state text, advice text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -832,7 +900,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._operator(family oid, type oid, strategy integer)
+create or replace function lago_push._operator(family oid, type oid, strategy integer)
  RETURNS text
  LANGUAGE sql
  STABLE
@@ -844,7 +912,7 @@ AS $function$
        and s.amoplefttype = _operator.type and s.amoprighttype = _operator.type;
 $function$;
 
-create or replace FUNCTION lago_push._walking_key(source regclass, OUT columns text[], OUT types text[], OUT after text[], OUT until text)
+create or replace function lago_push._walking_key(source regclass, OUT columns text[], OUT types text[], OUT after text[], OUT until text)
  RETURNS record
  LANGUAGE sql
  STABLE
@@ -873,7 +941,7 @@ AS $function$
      limit 1;
 $function$;
 
-create or replace FUNCTION lago_push._walked_table(source regclass)
+create or replace function lago_push._walked_table(source regclass)
  RETURNS text
  LANGUAGE sql
  STABLE
@@ -883,7 +951,7 @@ AS $function$
       from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = _walked_table.source;
 $function$;
 
-create or replace FUNCTION lago_push._backfill_condition(sync lago_push.sync, filter text)
+create or replace function lago_push._backfill_condition(sync lago_push.sync, filter text)
  RETURNS text
  LANGUAGE sql
  IMMUTABLE
@@ -892,7 +960,7 @@ AS $function$
     select coalesce('(' || (sync).filter || E'\n)', 'true') || coalesce(' and (' || _backfill_condition.filter || E'\n)', '');
 $function$;
 
-create or replace FUNCTION lago_push._after_key(names text[], operators text[], key text[])
+create or replace function lago_push._after_key(names text[], operators text[], key text[])
  RETURNS text
  LANGUAGE plpgsql
  IMMUTABLE
@@ -913,7 +981,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._key_literals(key text[], types text[])
+create or replace function lago_push._key_literals(key text[], types text[])
  RETURNS text[]
  LANGUAGE sql
  IMMUTABLE
@@ -922,7 +990,7 @@ AS $function$
     select array(select format('%L::%s', c.value, c.type) from unnest(_key_literals.key, types) with ordinality c(value, type, place) order by c.place);
 $function$;
 
-create or replace FUNCTION lago_push._backfill_query(sync lago_push.sync, filter text, after text[], until text[], most bigint)
+create or replace function lago_push._backfill_query(sync lago_push.sync, filter text, after text[], until text[], most bigint)
  RETURNS text
  LANGUAGE plpgsql
  STABLE
@@ -948,11 +1016,11 @@ begin
     return format('select case when %s then new end, %s from %s where %s order by %s limit %s%s',
         lago_push._backfill_condition(sync, _backfill_query.filter), array_to_string(names, ', '),
         lago_push._walked_table((sync).source), bounds, array_to_string(names, ', '), most,
-        case when 'update' = any ((sync).operations) then ' for share' else '' end);
+        case when (sync).endpoint = 'event' and (sync).operations <@ '{insert}' then '' else ' for share' end);
 end
 $function$;
 
-create or replace FUNCTION lago_push._last_key(source regclass)
+create or replace function lago_push._last_key(source regclass)
  RETURNS text[]
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -968,7 +1036,7 @@ AS $function$
          order by l.place), '{}');
 $function$;
 
-create or replace FUNCTION lago_push._backfill_reach(rows integer)
+create or replace function lago_push._backfill_reach(rows integer)
  RETURNS bigint
  LANGUAGE sql
  IMMUTABLE
@@ -977,7 +1045,7 @@ AS $function$
     select greatest(10 * rows::bigint, 10000);
 $function$;
 
-create or replace FUNCTION lago_push._backfill_runner(sync_id integer)
+create or replace function lago_push._backfill_runner(sync_id integer)
  RETURNS integer
  LANGUAGE sql
  STABLE
@@ -988,7 +1056,7 @@ AS $function$
        and l.database = (select d.oid from pg_database d where d.datname = current_database());
 $function$;
 
-create or replace FUNCTION lago_push._backfill_open(sync bytea, filter bytea, chunk integer, OUT sync_id integer, OUT command bytea)
+create or replace function lago_push._backfill_open(sync bytea, filter bytea, chunk integer, OUT sync_id integer, OUT command bytea)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1034,7 +1102,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._backfill_begin(sync_id integer, filter bytea, chunk integer, restart boolean, OUT id integer, OUT most integer)
+create or replace function lago_push._backfill_begin(sync_id integer, filter bytea, chunk integer, restart boolean, OUT id integer, OUT most integer)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1081,7 +1149,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._waiting_before(sync lago_push.sync, from_id bigint, most bigint, OUT waiting bigint, OUT lowest bigint)
+create or replace function lago_push._waiting_before(sync lago_push.sync, from_id bigint, most bigint, OUT waiting bigint, OUT lowest bigint)
  RETURNS record
  LANGUAGE sql
  STABLE
@@ -1097,7 +1165,7 @@ AS $function$
              limit most) w;
 $function$;
 
-create or replace FUNCTION lago_push._backfill_step(backfill_id integer, most integer, from_id bigint, OUT state text, OUT lowest bigint)
+create or replace function lago_push._backfill_step(backfill_id integer, most integer, from_id bigint, OUT state text, OUT lowest bigint)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1213,60 +1281,41 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
-create or replace FUNCTION lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
 AS $function$
 declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
 begin
     perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
+    if coalesce(rows, 0) not between 1 and 1000 then
         raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+            message = 'rows must be between 1 and 1000';
     end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
     return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted))
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        raise notice 'table % has no row to show', wanted.source
+            using hint = 'Insert one in a transaction, look, and roll back.';
+    end if;
 end
 $function$;
 
-create or replace FUNCTION lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
-create or replace FUNCTION lago_push._redrive(sync text, filter text)
+create or replace function lago_push._redrive(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1339,7 +1388,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._discard(sync text, filter text)
+create or replace function lago_push._discard(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1372,41 +1421,60 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
 AS $function$
 declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
 begin
     perform lago_push._check_source(wanted.source);
-    if coalesce(rows, 0) not between 1 and 1000 then
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
         raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
     end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
     return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
-    end if;
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
 end
 $function$;
 
-create or replace FUNCTION lago_push._correct(letter bigint, payload text)
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
+create or replace function lago_push._correct(letter bigint, payload text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1443,38 +1511,38 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._workers()
+create or replace function lago_push._workers()
  RETURNS TABLE(database_id oid, database text, pid integer, state text, started_at timestamp with time zone, last_activity timestamp with time zone, messages_per_second double precision, activity text, wanted boolean)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'workers_and_activities_wrapper';
 
-create or replace FUNCTION lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
+create or replace function lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace FUNCTION lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
+create or replace function lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace FUNCTION lago_push.reconcile(sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false)
+create or replace function lago_push.reconcile(sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false)
  RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace FUNCTION lago_push.grant_access(role regrole, access text)
+create or replace function lago_push.grant_access(role regrole, access text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace FUNCTION lago_push.revoke_access(role regrole)
+create or replace function lago_push.revoke_access(role regrole)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace PROCEDURE lago_push.backfill(IN sync text, IN filter text DEFAULT NULL::text, IN chunk integer DEFAULT 10000, IN restart boolean DEFAULT false)
+create or replace procedure lago_push.backfill(IN sync text, IN filter text DEFAULT NULL::text, IN chunk integer DEFAULT 10000, IN restart boolean DEFAULT false)
  LANGUAGE c
 AS 'lago_push', $procedure$lago_push_backfill$procedure$;
 
@@ -1628,7 +1696,7 @@ create or replace view lago_push.ledger as
                    FROM lago_push.intervention i
                   GROUP BY i.sync_id) done ON ((done.sync_id = s.id)))) l;
 
-create or replace FUNCTION lago_push._recount(sync text)
+create or replace function lago_push._recount(sync text)
  RETURNS SETOF lago_push.ledger
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1671,7 +1739,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push.recount(sync text DEFAULT NULL::text)
+create or replace function lago_push.recount(sync text DEFAULT NULL::text)
  RETURNS SETOF lago_push.ledger
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
@@ -1766,14 +1834,14 @@ create or replace view lago_push.metrics as
            FROM (destinations d
              CROSS JOIN LATERAL ( VALUES ('lago_push_requests_total'::text,(d.requests)::double precision), ('lago_push_failures_total'::text,d.failures), ('lago_push_in_flight'::text,d.in_flight), ('lago_push_backing_off'::text,((d.state = 'backing off'::text))::integer), ('lago_push_destination_messages_per_second'::text,d.messages_per_second)) v(name, value))
         UNION ALL
-         SELECT 'lago_push_held'::text,
+         SELECT 'lago_push_held'::text AS name,
             jsonb_build_object('destination', d.name, 'reason', by.reason) AS jsonb_build_object,
             (((d.state ~~ 'held: %'::text) AND ((by.reason = 'operator'::text) = (d.state ~~ 'held: by %'::text))))::integer AS int4
            FROM (destinations d
              CROSS JOIN ( VALUES ('operator'::text), ('worker'::text)) by(reason))
         UNION ALL
          SELECT v.name,
-            '{}'::jsonb,
+            '{}'::jsonb AS labels,
             v.value
            FROM ((( SELECT 1 AS "?column?") one
              LEFT JOIN worker w ON (true))
@@ -1783,14 +1851,14 @@ create or replace view lago_push.metrics as
                              JOIN destinations d ON ((d.name = f.destination)))
                           WHERE ((f.pending > 0) AND (f.state = 'active'::text) AND (s.schedule IS NULL) AND (d.state !~~ 'held: %'::text)))))))::integer), ('lago_push_messages_per_second'::text,COALESCE(w.messages_per_second, (0)::double precision)), ('lago_push_outbox_bytes'::text,pg_total_relation_size('lago_push.message'::regclass))) v(name, value))
         UNION ALL
-         SELECT 'lago_push_info'::text,
+         SELECT 'lago_push_info'::text AS name,
             jsonb_build_object('version', e.extversion) AS jsonb_build_object,
             1
            FROM pg_extension e
           WHERE (e.extname = 'lago_push'::name)) m(name, labels, value)
   WHERE (m.value IS NOT NULL);
 
-create or replace FUNCTION lago_push._privileges(access text)
+create or replace function lago_push._privileges(access text)
  RETURNS SETOF text
  LANGUAGE plpgsql
  STABLE
@@ -1841,7 +1909,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._check_role(role regrole)
+create or replace function lago_push._check_role(role regrole)
  RETURNS void
  LANGUAGE plpgsql
  STABLE
@@ -1856,7 +1924,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._grant_access(role regrole, access text)
+create or replace function lago_push._grant_access(role regrole, access text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1871,7 +1939,7 @@ begin
 end
 $function$;
 
-create or replace FUNCTION lago_push._revoke_access(role regrole)
+create or replace function lago_push._revoke_access(role regrole)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1908,6 +1976,8 @@ comment on function lago_push._key_of_row(oid,bytea) is 'Internal: the key of th
 comment on function lago_push._letters(integer,bigint) is 'Internal: the dead letters of a sync; estimated if they are more than so many.';
 
 comment on view lago_push._figures is 'Internal: what status and metrics say of each sync.';
+
+comment on function lago_push._look() is 'Internal: holds all destinations if this is a copy of the database and the worker has not noticed yet.';
 
 comment on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 
@@ -2063,6 +2133,8 @@ select lago_push._close('function', 'lago_push._letters(integer,bigint)');
 grant execute on function lago_push._letters(integer,bigint) to pg_monitor;
 
 select lago_push._close('table', 'lago_push._figures');
+
+select lago_push._close('function', 'lago_push._look()');
 
 select lago_push._close('function', 'lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)');
 
