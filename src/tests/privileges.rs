@@ -6,8 +6,8 @@ mod tests {
     use pgrx::prelude::*;
 
     const DENIED: &str = "42501";
-    const VIEWS: [&str; 8] =
-        ["status", "destinations", "workers", "endpoints", "ledger", "outbox", "dead_letters", "replies"];
+    const VIEWS: [&str; 9] =
+        ["status", "destinations", "workers", "endpoints", "ledger", "metrics", "outbox", "dead_letters", "replies"];
     const TABLES: [&str; 11] = [
         "destination",
         "api_key",
