@@ -1,15 +1,30 @@
 -- Backfill: the rows that were there before a sync was activated, through the same template.
 
--- Purpose:    the columns by which a table can be walked, each row once: its primary key, else any unique key
---             without nulls. Columns with the names that queries use, their types, and the operator that says "after".
-create function lago_push._walking_key(source regclass, out columns text[], out types text[], out operators text[])
+-- Purpose:    an operator of a b-tree, as it is written where no search_path shall decide which one it is.
+-- Parameters: strategy, 2 for "not after", 5 for "after".
+create function lago_push._operator(family oid, type oid, strategy integer)
+returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select k.columns, k.types, k.operators
+    select format('operator(%I.%s)', n.nspname, o.oprname)
+      from pg_amop s join pg_operator o on o.oid = s.amopopr join pg_namespace n on n.oid = o.oprnamespace
+     where s.amopfamily = _operator.family and s.amopstrategy = _operator.strategy
+       and s.amoplefttype = _operator.type and s.amoprighttype = _operator.type;
+$$;
+comment on function lago_push._operator(oid, oid, integer) is 'Internal: an operator of a b-tree, with its schema.';
+
+-- Purpose:    the columns by which a table can be walked, each row once: its primary key, else any unique key
+--             without nulls. Columns, their types, and the operators that say "after" and "not after".
+create function lago_push._walking_key(source regclass, out columns text[], out types text[], out after text[], out until text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select k.columns, k.types, k.after, k.until
       from (select array_agg(a.attname::text order by p.place) as columns,
                    array_agg(format_type(a.atttypid, a.atttypmod) order by p.place) as types,
-                   array_agg(format('operator(%I.%s)', n.nspname, o.oprname) order by p.place) as operators,
+                   array_agg(lago_push._operator(c.opcfamily, c.opcintype, 5) order by p.place) as after,
+                   min(lago_push._operator(c.opcfamily, c.opcintype, 2)) filter (where p.place = 1) as until,
                    bool_and(a.attnotnull and c.opcdefault and i.indcollation[p.place - 1] = a.attcollation
                             and not exists (select from pg_constraint v
                                              where v.conrelid = a.attrelid and v.contype = 'n' and not v.convalidated
@@ -21,10 +36,6 @@ as $$
              cross join generate_series(1, i.indnkeyatts::integer) p(place)
               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[p.place - 1]
               join pg_opclass c on c.oid = i.indclass[p.place - 1]
-              join pg_amop s on s.amopfamily = c.opcfamily and s.amoplefttype = c.opcintype
-                            and s.amoprighttype = c.opcintype and s.amopstrategy = 5
-              join pg_operator o on o.oid = s.amopopr
-              join pg_namespace n on n.oid = o.oprnamespace
              where i.indrelid = _walking_key.source and i.indisunique and i.indisvalid and i.indpred is null
              group by i.indexrelid, i.indnkeyatts, i.indisprimary) k
      where k.complete and k.found = k.wanted
@@ -55,11 +66,44 @@ as $$
 $$;
 comment on function lago_push._backfill_condition(lago_push.sync, text) is 'Internal: what a row must meet to be sent by a backfill.';
 
+-- Purpose:    the condition that a row comes after a key.
+-- Parameters: names, the columns; operators, one for each, that say "after"; key, literals.
+create function lago_push._after_key(names text[], operators text[], key text[])
+returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    condition text := '';
+begin
+    if cardinality(array(select distinct o from unnest(operators) o)) = 1 then
+        return format('row(%s) %s row(%s)', array_to_string(names, ', '), operators[1], array_to_string(key, ', '));
+    end if;
+    -- Operators of several schemas: column by column, from the last one outwards.
+    for place in reverse cardinality(names) .. 1 loop
+        condition := case when condition = '' then format('%s %s %s', names[place], operators[place], key[place])
+            else format('not (%2$s %3$s %1$s) and (%1$s %3$s %2$s or (%4$s))', names[place], key[place], operators[place], condition) end;
+    end loop;
+    return '(' || condition || ')';
+end
+$$;
+comment on function lago_push._after_key(text[], text[], text[]) is 'Internal: the condition that a row comes after a key.';
+
+-- Purpose:    a key as literals of its types.
+create function lago_push._key_literals(key text[], types text[])
+returns text[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array(select format('%L::%s', c.value, c.type) from unnest(_key_literals.key, types) with ordinality c(value, type, place) order by c.place);
+$$;
+comment on function lago_push._key_literals(text[], text[]) is 'Internal: a key as literals of its types.';
+
 -- Purpose:    the query for the rows after a position, in the order of the key.
--- Parameters: after, the key of the last row looked at; most, how many rows to look at. The filter is not among the
---             conditions: if few rows met it, a statement would look for them for hours, in one transaction.
+-- Parameters: after and until, keys; none where the table begins or ends; most, how many rows to look at. The filter is
+--             not among the conditions: if few rows met it, one transaction would look for them for hours.
 -- Locks:      the rows, if the sync captures updates: else a newer version might be sent before the older one.
-create function lago_push._backfill_query(sync lago_push.sync, filter text, after text[], most bigint)
+create function lago_push._backfill_query(sync lago_push.sync, filter text, after text[], until text[], most bigint)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -67,33 +111,45 @@ as $$
 declare
     key record;
     names text[];
-    bounds text[];
-    beyond text := '';
-    place integer;
+    ending text[];
+    bounds text := 'true';
 begin
     select k.* into key from lago_push._walking_key((sync).source) k;
     names := array(select format('new.%I', c.name) from unnest(key.columns) with ordinality c(name, place) order by c.place);
     if after is not null then
-        bounds := array(select format('%L::%s', c.value, c.type)
-                          from unnest(after, key.types) with ordinality c(value, type, place) order by c.place);
-        if (select count(distinct o) from unnest(key.operators) o) = 1 then
-            beyond := format(' where row(%s) %s row(%s)', array_to_string(names, ', '), key.operators[1], array_to_string(bounds, ', '));
-        else
-            -- Operators of several schemas: the same, column by column, from the last one outwards.
-            for place in reverse cardinality(names) .. 1 loop
-                beyond := case when beyond = '' then format('%s %s %s', names[place], key.operators[place], bounds[place])
-                    else format('not (%2$s %3$s %1$s) and (%1$s %3$s %2$s or (%4$s))', names[place], bounds[place], key.operators[place], beyond) end;
-            end loop;
-            beyond := ' where ' || beyond;
-        end if;
+        bounds := bounds || ' and ' || lago_push._after_key(names, key.after, lago_push._key_literals(after, key.types));
     end if;
-    return format('select case when %s then new end, %s from %s%s order by %s limit %s%s',
+    if until is not null then
+        ending := lago_push._key_literals(until, key.types);
+        -- The first column once more by itself, so that an index is left where it ends.
+        bounds := bounds || format(' and %s %s %s and not ', names[1], key.until, ending[1])
+            || lago_push._after_key(names, key.after, ending);
+    end if;
+    return format('select case when %s then new end, %s from %s where %s order by %s limit %s%s',
         lago_push._backfill_condition(sync, _backfill_query.filter), array_to_string(names, ', '),
-        lago_push._walked_table((sync).source), beyond, array_to_string(names, ', '), most,
+        lago_push._walked_table((sync).source), bounds, array_to_string(names, ', '), most,
         case when 'update' = any ((sync).operations) then ' for share' else '' end);
 end
 $$;
-comment on function lago_push._backfill_query(lago_push.sync, text, text[], bigint) is 'Internal: the query for the next rows of a backfill.';
+comment on function lago_push._backfill_query(lago_push.sync, text, text[], text[], bigint) is 'Internal: the query for the next rows of a backfill.';
+
+-- Purpose:    the last key of a table, by the rows its owner may see; null if there is none.
+create function lago_push._last_key(source regclass)
+returns text[]
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select nullif(array(
+        select convert_from(l.value, getdatabaseencoding())
+          from lago_push._walking_key(_last_key.source) k
+         cross join unnest(lago_push._key_of_row(_last_key.source, convert_to(format('select null, %s from %s order by %s limit 1',
+                   (select string_agg(format('new.%I', c.name), ', ' order by c.place) from unnest(k.columns) with ordinality c(name, place)),
+                   lago_push._walked_table(_last_key.source),
+                   (select string_agg(format('new.%I desc', c.name), ', ' order by c.place) from unnest(k.columns) with ordinality c(name, place))),
+                   getdatabaseencoding()))) with ordinality l(value, place)
+         order by l.place), '{}');
+$$;
+comment on function lago_push._last_key(regclass) is 'Internal: the last key of a table.';
 
 -- Purpose:    how many rows one statement looks at, for so many that meet the filter.
 create function lago_push._backfill_reach(rows integer)
@@ -153,14 +209,15 @@ begin
     if condition is not null then
         perform lago_push._check_filter(convert_to(condition, getdatabaseencoding()));
     end if;
-    if exists (select from pg_class c join pg_roles r on r.oid = lago_push._caller()
+    -- The rows are read with the owner's rights.
+    if exists (select from pg_class c join pg_roles r on r.oid = c.relowner
                 where c.oid = wanted.source and c.relrowsecurity and c.relforcerowsecurity and not r.rolsuper and not r.rolbypassrls) then
         raise warning using
-            message = format('row-level security applies to %s, and rows it hides from you are not sent', wanted.source),
-            hint = 'To send all, call it as a role with bypassrls that is a member of the table''s owner.';
+            message = format('row-level security applies to %s, and rows it hides from the owner are not sent', wanted.source),
+            hint = format('alter table %s no force row level security', wanted.source);
     end if;
     sync_id := wanted.id;
-    command := convert_to(lago_push._backfill_query(wanted, condition, null, lago_push._backfill_reach(1)), getdatabaseencoding());
+    command := convert_to(lago_push._backfill_query(wanted, condition, null, null, lago_push._backfill_reach(1)), getdatabaseencoding());
 end
 $$;
 comment on function lago_push._backfill_open(bytea, bytea, integer) is 'Internal: checks what lago_push.backfill() is asked for.';
@@ -191,11 +248,12 @@ begin
         unfinished := null;
     end if;
     if unfinished.id is null then
-        expected := lago_push._estimate_rows(convert_to(format('select from %s where %s', lago_push._walked_table(wanted.source),
+        expected := lago_push._estimate_rows(wanted.source, convert_to(format('select from %s where %s', lago_push._walked_table(wanted.source),
             lago_push._backfill_condition(wanted, condition)), getdatabaseencoding()));
-        in_table := lago_push._estimate_rows(convert_to('select from ' || lago_push._walked_table(wanted.source), getdatabaseencoding()));
-        insert into lago_push.backfill (sync_id, filter, chunk, by, walked_by, rows_estimated, table_rows)
-        values (wanted.id, condition, _backfill_begin.chunk, lago_push._caller()::text, walked_by, expected, in_table)
+        in_table := lago_push._estimate_rows(wanted.source, convert_to('select from ' || lago_push._walked_table(wanted.source), getdatabaseencoding()));
+        insert into lago_push.backfill (sync_id, filter, chunk, by, walked_by, until, rows_estimated, table_rows)
+        values (wanted.id, condition, _backfill_begin.chunk, lago_push._caller()::text, walked_by,
+                lago_push._last_key(wanted.source), expected, in_table)
         returning backfill.id into _backfill_begin.id;
     elsif unfinished.filter is distinct from condition then
         raise exception using errcode = 'object_not_in_prerequisite_state',
@@ -292,9 +350,14 @@ begin
             detail = format('It walks %s by the key (%s), which is no more.', wanted.source, array_to_string(at.walked_by, ', ')),
             hint = 'Begin anew with restart => true. What has been sent is not billed again.';
     end if;
+    if at.until is null then
+        update lago_push.backfill b set finished_at = clock_timestamp() where b.id = backfill_id;
+        state := 'done';
+        return;
+    end if;
     reach := lago_push._backfill_reach(room);
     select r.* into went from lago_push._capture_rows(wanted.id,
-        convert_to(lago_push._backfill_query(wanted, at.filter, at.position, reach), getdatabaseencoding()), room) r;
+        convert_to(lago_push._backfill_query(wanted, at.filter, at.position, at.until, reach), getdatabaseencoding()), room) r;
     state := case when went.captured < room and went.seen < reach then 'done' else 'captured' end;
     update lago_push.backfill b
        set position = case when went.seen = 0 then b.position else array(

@@ -151,13 +151,14 @@ comment on function lago_push._check_schedule(text) is 'Internal: refuses a sche
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
 comment on function lago_push._count_written(integer, bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
 comment on function lago_push._endpoints() is 'Internal: source of the view endpoints.';
-comment on function lago_push._estimate_rows(bytea) is 'Internal: how many rows the planner expects of a query.';
+comment on function lago_push._estimate_rows(oid, bytea) is 'Internal: how many rows the planner expects of a query.';
 comment on function lago_push._execute_as_caller(bytea) is 'Internal: runs a command with the rights of the role that called.';
 comment on function lago_push._filter_letters(bytea, bytea) is 'Internal: which dead letters a filter picks, by the caller''s rights.';
 comment on function lago_push._has_captured() is 'Internal: whether the calling transaction has captured rows.';
 comment on function lago_push._has_unwritten(integer) is 'Internal: whether the calling transaction has captured rows of a sync that it cannot write yet.';
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
+comment on function lago_push._key_of_row(oid, bytea) is 'Internal: the key of the row a query gives.';
 comment on function lago_push._reconciled(integer, bigint, bigint, bytea, boolean, boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';

@@ -278,6 +278,8 @@ create table lago_push.backfill (
     -- The columns of the key it walks by, and that key of the last row looked at; null before the first.
     walked_by      text[] not null,
     position       text[],
+    -- The last key there was when it began; null if there was no row. What came after was captured live.
+    until          text[],
     rows_done      bigint not null default 0,
     rows_estimated bigint,
     -- Those that do not meet the filter included.

@@ -140,7 +140,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/backfill.sql",
     name = "backfill",
-    requires = ["syncs", surface::backfill::capture_rows, surface::backfill::estimate_rows]
+    requires = [
+        "syncs",
+        surface::backfill::capture_rows,
+        surface::backfill::key_of_row,
+        surface::backfill::estimate_rows
+    ]
 );
 extension_sql_file!(
     "../sql/backlog.sql",

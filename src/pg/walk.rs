@@ -1,6 +1,6 @@
-//! Walk: the rows of a caller's query, some at a time, with the caller's rights.
+//! Walk: the rows of a query, some at a time, until somebody has enough.
 
-use super::caller::{role, with_rights_of};
+use super::caller::with_rights_of;
 use super::cell;
 use pgrx::{PgMemoryContexts, pg_sys};
 use std::ffi::{CStr, CString};
@@ -18,15 +18,16 @@ pub struct Walked {
     pub last: Vec<Vec<u8>>,
 }
 
-/// Runs a query, in the database's encoding, with the caller's rights and the settings pinned that values
-/// may depend on. Hands `visit` the first column of each row, until it breaks. What is allocated in a
+/// Runs a query, in the database's encoding, with a role's rights and the settings pinned that values may
+/// depend on. Hands `visit` the first column of each row, until it breaks. What is allocated in a
 /// visit, and the value itself, lives until the visits to the rows around it are over.
 pub fn walk(
+    role: pg_sys::Oid,
     command: &[u8],
     mut visit: impl FnMut(Option<pg_sys::Datum>) -> ControlFlow<()>,
 ) -> Option<Walked> {
     let command = CString::new(command).ok()?;
-    Some(with_rights_of(role(), || {
+    Some(with_rights_of(role, || {
         cell::pinned_with(c"pg_catalog, pg_temp", || {
             // SAFETY: connects for the one query below.
             unsafe { pg_sys::SPI_connect() };

@@ -92,6 +92,19 @@ pub fn top_id() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
+/// Whether this process applies what a subscription of logical replication receives.
+pub fn applies_replication() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
+/// Whether the transaction under way, or just committed, has written nothing at all.
+pub fn has_no_id() -> bool {
+    // SAFETY: reads a variable of the backend, which keeps its value until after the commit callbacks.
+    let id = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+    id == pg_sys::InvalidTransactionId
+}
+
 /// When the transaction began, as `now()` has it, in microseconds since the Unix epoch.
 pub fn began_unix_micros() -> i64 {
     const DAY_MICROSECONDS: i64 = 86_400_000_000;
@@ -104,9 +117,9 @@ pub fn began_unix_micros() -> i64 {
 /// What hinders a procedure from ending transactions and beginning others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// A transaction block, or several statements sent as one.
+    /// A transaction block, several statements sent as one, or a block of PL/pgSQL that catches errors.
     ToABlock,
-    /// Something that calls it: a function, or a block that catches errors.
+    /// A function that calls it.
     ToACaller,
 }
 
@@ -120,12 +133,13 @@ pub unsafe fn bound(call: pg_sys::FunctionCallInfo) -> Option<Bound> {
     // SAFETY: a node always begins with its tag.
     let is_call = !context.is_null() && unsafe { (*context).type_ } == pg_sys::NodeTag::T_CallContext;
     // SAFETY: the tag says what it is.
-    let may_commit = is_call && unsafe { !(*context.cast::<pg_sys::CallContext>()).atomic };
+    let atomic = !is_call || unsafe { (*context.cast::<pg_sys::CallContext>()).atomic };
     // SAFETY: both read a variable of the backend.
-    match unsafe { (pg_sys::IsSubTransaction(), pg_sys::IsTransactionBlock()) } {
-        (false, _) if may_commit => None,
-        (_, true) if !may_commit => Some(Bound::ToABlock),
-        _ => Some(Bound::ToACaller),
+    let in_block = unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() };
+    match (in_block, atomic) {
+        (true, _) => Some(Bound::ToABlock),
+        (false, true) => Some(Bound::ToACaller),
+        (false, false) => None,
     }
 }
 
@@ -146,7 +160,11 @@ pub fn in_steps(mut work: impl FnMut() -> Step) {
             Step::Commit { pause } => {
                 // SAFETY: nothing of this transaction is held any more; see `bound`.
                 unsafe { pg_sys::SPI_commit() };
-                super::process::pause(pause);
+                if !pause.is_zero() {
+                    super::process::pause(pause);
+                    // SAFETY: as above. The next step's transaction begins now, as its `now()` will say.
+                    unsafe { pg_sys::SPI_commit() };
+                }
             }
         }
     }

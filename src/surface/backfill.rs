@@ -12,7 +12,7 @@ use crate::defaults::Origin;
 use crate::liquid::CLOCK;
 use crate::outbox;
 use crate::pg::claim::{self, Claim};
-use crate::pg::trigger::Apart;
+use crate::pg::trigger::{self, Apart};
 use crate::pg::xact::{self, Bound, Step};
 use crate::pg::{caller, cell, encoding, walk};
 use crate::recipe::{Made, Recipe, Whole};
@@ -45,10 +45,10 @@ pub extern "C" fn pg_finfo_lago_push_backfill() -> &'static pg_sys::Pg_finfo_rec
 
 fn refuse_bound(bound: Bound) {
     let why = match bound {
-        Bound::ToABlock => "This is a transaction block, or one of several statements that were sent as one.",
-        Bound::ToACaller => {
-            "It is called by a function, or inside a block that catches errors, and these cannot commit."
+        Bound::ToABlock => {
+            "This is a transaction block, one of several statements sent as one, or a block that catches errors."
         }
+        Bound::ToACaller => "It is called by a function.",
     };
     refuse(
         PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION,
@@ -259,10 +259,7 @@ impl Source {
         let Some(stored) = found else {
             error!("the sync is gone");
         };
-        // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
-        let relation = unsafe {
-            pgrx::PgRelation::with_lock(stored.source, pg_sys::AccessShareLock as pg_sys::LOCKMODE)
-        };
+        let relation = opened(stored.source);
         let bound = stored.bind(relation.as_ptr());
         match bound {
             Ok(recipe) => Source { stored, relation, recipe },
@@ -305,7 +302,7 @@ impl Source {
         let mut seen = None;
         // A mapper may write, and what it writes may be captured.
         xact::undone(|| {
-            walk::walk(command, |row| {
+            walk::walk(trigger::owner(self.relation.as_ptr()), command, |row| {
                 let Some(row) = row else { return ControlFlow::Continue(()) };
                 let row = Apart::new(row, self.relation.as_ptr());
                 seen = self.billed(Operation::Insert, &row);
@@ -389,7 +386,8 @@ pub(crate) fn capture_rows(
 ) -> TableIterator<'static, (name!(seen, i64), name!(captured, i64), name!(last, Vec<Vec<u8>>))> {
     let source = Source::open(sync_id);
     let (mut captured, mut payload) = (0, Vec::new());
-    let walked = walk::walk(command, |row| {
+    let owner = trigger::owner(source.relation.as_ptr());
+    let walked = walk::walk(owner, command, |row| {
         let Some(row) = row else { return ControlFlow::Continue(()) };
         source.capture(&Apart::new(row, source.relation.as_ptr()), &mut payload);
         captured += 1;
@@ -399,13 +397,29 @@ pub(crate) fn capture_rows(
     TableIterator::once((walked.rows, captured, walked.last))
 }
 
-/// How many rows the planner expects of a query, in the database's encoding.
+/// The key of the only row a query of a table gives, as [`capture_rows`] gives it; empty if there is none.
+#[pg_extern(name = "_key_of_row", volatile)]
+pub(crate) fn key_of_row(source: pg_sys::Oid, command: &[u8]) -> Vec<Vec<u8>> {
+    let table = opened(source);
+    let owner = trigger::owner(table.as_ptr());
+    walk::walk(owner, command, |_| ControlFlow::Continue(())).unwrap_or_default().last
+}
+
+/// How many rows the planner expects of a query of a table, in the database's encoding.
 #[pg_extern(name = "_estimate_rows", volatile)]
-pub(crate) fn estimate_rows(command: &[u8]) -> Option<i64> {
+pub(crate) fn estimate_rows(source: pg_sys::Oid, command: &[u8]) -> Option<i64> {
     let explain = [b"explain (format json) ", command].concat();
-    caller::query(&explain, &[], |rows| {
+    let table = opened(source);
+    // Planning runs code too: what is constant is computed by it.
+    caller::query_as(trigger::owner(table.as_ptr()), &explain, &[], |rows| {
         let plan = rows.into_iter().flatten().next().map(cell::text_as_utf8)?;
         let plan: Value = serde_json::from_str(&plan).ok()?;
         plan.pointer("/0/Plan/Plan Rows")?.as_f64().map(|rows| rows as i64)
     })?
+}
+
+/// A table that is there, with an ordinary reader's lock that is kept until the transaction ends.
+fn opened(table: pg_sys::Oid) -> pgrx::PgRelation {
+    // SAFETY: raises an error if there is no such table.
+    unsafe { pgrx::PgRelation::with_lock(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }

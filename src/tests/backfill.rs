@@ -6,7 +6,7 @@ mod tests {
     use pgrx::prelude::*;
 
     #[pg_test]
-    fn backfill_in_a_function_says_that_it_commits() {
+    fn backfill_in_a_block_that_catches_errors_says_that_it_commits() {
         stage::set();
         stage::activate("calls", "");
         refuses(
@@ -14,7 +14,7 @@ mod tests {
             [
                 "2D000",
                 "lago_push.backfill() commits as it goes, and cannot do so here",
-                "It is called by a function, or inside a block that catches errors, and these cannot commit.",
+                "This is a transaction block, one of several statements sent as one, or a block that catches errors.",
                 "Call it as a statement of its own, outside begin … commit: call lago_push.backfill('sync').",
             ],
         );
