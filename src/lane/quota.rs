@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 /// No server is believed that wants to be left alone for longer: Lago's windows are seconds long.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 
-/// Requests that may go before anything at all was heard: several lago_push that start together would else meet
-/// a small limit with all their connections.
-const BEFORE_ANY_ANSWER: usize = 4;
 /// When to look again for the first answer of a new window, if it does not come before.
 const ANSWER_PAUSE: Duration = Duration::from_millis(50);
 /// However many the others sent for each request of ours, who came late to a window must not take it that they go
@@ -46,17 +43,8 @@ enum Company {
     Others,
 }
 
-/// Whether any answer has come yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Heard {
-    #[default]
-    Nothing,
-    Something,
-}
-
 #[derive(Debug, Default)]
 struct Told {
-    heard: Heard,
     /// Of the window that has not ended.
     quota: Option<Quota>,
     /// How many requests a whole window takes, as far as it was ever said.
@@ -140,7 +128,6 @@ impl Quotas {
         dice: &mut Dice,
     ) {
         let told = self.told(category, now);
-        told.heard = Heard::Something;
         told.limit = said.and_then(|said| said.limit).or(told.limit);
         if let (Some(quota), Some(said)) = (&told.quota, said)
             && quota.is_past(said, told.most_under_way)
@@ -175,13 +162,11 @@ impl Quotas {
     pub fn wait(&mut self, category: Category, unanswered: usize, now: Instant) -> Option<Instant> {
         let told = self.told(category, now);
         let Some(quota) = &told.quota else {
-            let most = match (told.heard, told.limit, told.company) {
-                (Heard::Nothing, ..) => BEFORE_ANY_ANSWER,
-                (Heard::Something, None, _) => return None,
-                // A new window has begun, and what is left of it is not said yet. Not all of it, so that whoever is
-                // new finds something; and where others have begun it too, one request tells.
-                (Heard::Something, Some(limit), Company::Alone) => limit.div_ceil(2).max(1) as usize,
-                (Heard::Something, Some(_), Company::Others) => 1,
+            // A new window has begun, and what is left of it is not said yet. Not all of it, so that whoever is new
+            // finds something; and where others have begun it too, one request tells.
+            let most = match told.company {
+                Company::Alone => told.limit?.div_ceil(2).max(1) as usize,
+                Company::Others => 1,
             };
             return (unanswered >= most).then(|| now + ANSWER_PAUSE);
         };
@@ -259,10 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_heard_yet_is_met_with_few_and_a_server_without_limits_with_all() {
+    fn a_server_that_says_nothing_gets_all() {
         let (mut quotas, now) = (Quotas::default(), Instant::now());
-        assert_eq!(quotas.wait(Category::Events, BEFORE_ANY_ANSWER - 1, now), None);
-        assert!(quotas.wait(Category::Events, BEFORE_ANY_ANSWER, now).is_some());
+        assert_eq!(quotas.wait(Category::Events, 99, now), None);
         quotas.observe(Category::Events, None, Admission::Taken, 0, now, &mut Dice::new(1));
         assert_eq!(quotas.wait(Category::Events, 99, now), None);
     }
@@ -276,6 +260,16 @@ mod tests {
             assert_eq!(quotas.wait(Category::Events, 0, later), None);
             assert!(quotas.wait(Category::Events, 1, later).is_some(), "{admission:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_shows_others_even_where_the_limit_is_not_said() {
+        let (mut quotas, now) = (Quotas::default(), Instant::now());
+        let said = Allowance { limit: None, remaining: 0, reset: SECOND };
+        quotas.observe(Category::Events, Some(said), Admission::Refused, 0, now, &mut Dice::new(1));
+        let later = now + SECOND * 3;
+        assert_eq!(quotas.wait(Category::Events, 0, later), None);
+        assert!(quotas.wait(Category::Events, 1, later).is_some());
     }
 
     #[test]
@@ -309,6 +303,15 @@ mod tests {
         assert!(quotas.wait(Category::Events, 1, now).is_some(), "answers in another order");
         hear(&mut quotas, 100, 99, Admission::Taken, now);
         assert_eq!(quotas.wait(Category::Events, 1, now), None);
+    }
+
+    #[test]
+    fn of_many_requests_under_way_the_first_may_be_answered_last() {
+        let (mut quotas, now) = (Quotas::default(), Instant::now());
+        (0..40).for_each(|unanswered| quotas.take(Category::Events, unanswered, now));
+        hear(&mut quotas, 100, 60, Admission::Taken, now);
+        hear(&mut quotas, 100, 99, Admission::Taken, now);
+        assert!(quotas.wait(Category::Events, 60, now).is_some());
     }
 
     #[test]
