@@ -19,7 +19,7 @@ begin
             functions := '{}';
         when 'maker' then
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
-                           pause,resume,redrive,discard,correct,flush,recount,reconcile,backfill}';
+                           pause,resume,redrive,discard,correct,flush,reconcile,backfill}';
         when 'operator' then
             functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount}';
             relations := '{outbox,dead_letters,replies}';
