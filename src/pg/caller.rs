@@ -42,8 +42,7 @@ struct Entered {
     own_function: *mut pg_sys::FmgrInfo,
     user: pg_sys::Oid,
     context: core::ffi::c_int,
-    /// None for a procedure, which may end the transaction and with it all levels.
-    settings: Option<core::ffi::c_int>,
+    settings: core::ffi::c_int,
 }
 
 /// What the statements of the functions behind the entry points mean must not depend on the session.
@@ -96,16 +95,12 @@ unsafe extern "C-unwind" fn enter(
     // SAFETY: a live call record.
     let own_function = unsafe { (*call).flinfo };
     // SAFETY: as above.
-    let Implementation { function: implementation, owner, is_procedure } =
-        implementation_of(unsafe { (*own_function).fn_oid });
+    let (implementation, owner) = implementation_of(unsafe { (*own_function).fn_oid });
     // SAFETY: the record lives as long as the call.
     unsafe { pg_sys::fmgr_info(implementation, function) };
-    let settings = (!is_procedure).then(|| {
-        // SAFETY: opens a nesting level, closed in `leave`; an error closes it with its transaction.
-        let level = unsafe { pg_sys::NewGUCNestLevel() };
-        PINNED.iter().for_each(|(name, value)| super::cell::pin(name, value));
-        level
-    });
+    // SAFETY: opens a nesting level, closed in `leave`; an error closes it with its transaction.
+    let settings = unsafe { pg_sys::NewGUCNestLevel() };
+    pin_settings();
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
@@ -124,33 +119,23 @@ unsafe extern "C-unwind" fn leave(call: pg_sys::FunctionCallInfo, entered: Enter
     unsafe { (*call).flinfo = entered.own_function };
     // SAFETY: puts back what was read in `enter`.
     unsafe { pg_sys::SetUserIdAndSecContext(entered.user, entered.context) };
-    if let Some(level) = entered.settings {
-        // SAFETY: closes the level opened in `enter`.
-        unsafe { pg_sys::AtEOXact_GUC(false, level) };
-    }
+    // SAFETY: closes the level opened in `enter`.
+    unsafe { pg_sys::AtEOXact_GUC(false, entered.settings) };
     CALLERS.with_borrow_mut(Vec::pop);
 }
 
-struct Implementation {
-    /// Does the work.
-    function: pg_sys::Oid,
-    /// Owns the entry point.
-    owner: pg_sys::Oid,
-    is_procedure: bool,
+fn pin_settings() {
+    PINNED.iter().for_each(|(name, value)| super::cell::pin(name, value));
 }
 
-impl Implementation {
-    const NONE: Implementation =
-        Implementation { function: pg_sys::InvalidOid, owner: pg_sys::InvalidOid, is_procedure: false };
-}
-
-fn implementation_of(entry_point: pg_sys::Oid) -> Implementation {
+/// The function that does the work of an entry point, and the owner of the entry point.
+fn implementation_of(entry_point: pg_sys::Oid) -> (pg_sys::Oid, pg_sys::Oid) {
     // SAFETY: a catalog lookup; the function is running, so it exists.
     let tuple = unsafe {
         pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, pg_sys::Datum::from(entry_point))
     };
     if tuple.is_null() {
-        return Implementation::NONE;
+        return (pg_sys::InvalidOid, pg_sys::InvalidOid);
     }
     // SAFETY: a tuple of pg_proc.
     let entry: &pg_sys::FormData_pg_proc = unsafe { &*pg_sys::GETSTRUCT(tuple).cast() };
@@ -168,10 +153,10 @@ fn implementation_of(entry_point: pg_sys::Oid) -> Implementation {
             pg_sys::Datum::from(0usize),
         )
     };
-    let (owner, is_procedure) = (entry.proowner, entry.prokind as u8 == pg_sys::PROKIND_PROCEDURE);
+    let owner = entry.proowner;
     // SAFETY: looked up above; nothing of it is used after.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
-    Implementation { function: implementation, owner, is_procedure }
+    (implementation, owner)
 }
 
 /// Raises a syntax error unless the text is one expression and nothing after it.
@@ -185,10 +170,11 @@ pub fn parse_expression(text: &[u8]) {
 /// apply. For what cannot be handed over to a function, because it has to commit in between.
 pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     crate::capture::write_captured();
-    let owner = implementation_of(entry_point).owner;
+    let (_, owner) = implementation_of(entry_point);
     // SAFETY: reads a variable of the backend.
     let caller = unsafe { pg_sys::GetUserId() };
     with_rights_of(owner, || {
+        pin_settings();
         CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), caller)));
         let result = work();
         CALLERS.with_borrow_mut(Vec::pop);

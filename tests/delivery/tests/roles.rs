@@ -83,11 +83,17 @@ fn generic_call(scene: &Scene, name: &str, sync: &str) -> String {
     format!("{} lago_push.{name}({first}{others})", if kind == "p" { "call" } else { "select" })
 }
 
-/// Whether a statement is refused for want of a right. It is undone in any case.
+/// Whether a statement is refused for want of a right. What a SELECT does is undone in any case.
 fn is_denied(db: &mut Client, statement: &str) -> bool {
-    db.batch_execute("begin").unwrap();
+    // A procedure that commits as it goes is refused in a transaction before it asks for rights.
+    let undone = !statement.starts_with("call ");
+    if undone {
+        db.batch_execute("begin").unwrap();
+    }
     let error = db.batch_execute(statement).err();
-    db.batch_execute("rollback").unwrap();
+    if undone {
+        db.batch_execute("rollback").unwrap();
+    }
     error.as_ref().and_then(|error| error.code()).is_some_and(|code| code.code() == DENIED)
 }
 
