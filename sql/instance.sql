@@ -13,3 +13,5 @@ as $$
     on conflict do nothing;
 $$;
 comment on function lago_push._note_instance() is 'Internal: notes that this server and database are those that deliver, unless others are noted.';
+
+comment on function lago_push._this_instance() is 'Internal: this server and database, as a mark names them.';

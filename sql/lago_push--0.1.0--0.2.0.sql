@@ -68,13 +68,796 @@ alter table lago_push.sync add constraint max_pending_is_positive CHECK ((max_pe
 
 alter table lago_push.sync add constraint when_full_is_known CHECK ((when_full = ANY (ARRAY['warn'::text, 'dead_letter'::text, 'raise'::text])));
 
-CREATE INDEX backfill_by_sync ON lago_push.backfill USING btree (sync_id);
+create index backfill_by_sync ON lago_push.backfill USING btree (sync_id);
 
-CREATE UNIQUE INDEX one_instance ON lago_push.instance USING btree ((true));
+create unique index one_instance ON lago_push.instance USING btree ((true));
+
+CREATE OR REPLACE FUNCTION lago_push._capped()
+ RETURNS TABLE(sync_id integer, waiting bigint)
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'capped_wrapper';
+
+CREATE OR REPLACE FUNCTION lago_push._count_written(sync_id integer, messages bigint)
+ RETURNS void
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'count_written_wrapper';
+
+CREATE OR REPLACE FUNCTION lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'reconciled_wrapper';
+
+CREATE OR REPLACE FUNCTION lago_push._this_instance()
+ RETURNS TABLE(system_identifier bigint, database oid, major_version integer, timeline integer, place text)
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'this_instance_wrapper';
+
+CREATE OR REPLACE FUNCTION lago_push._note_instance()
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    insert into lago_push.instance (system_identifier, database, major_version, timeline, place)
+    select i.system_identifier, i.database, i.major_version, i.timeline, i.place from lago_push._this_instance() i
+    on conflict do nothing;
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._create_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    new_id integer;
+begin
+    perform lago_push._hide_statement('lago_push.create_destination');
+    if coalesce(name, '') = '' then
+        raise exception using errcode = 'invalid_parameter_value', message = 'a destination needs a name';
+    end if;
+    perform lago_push._check_destination(url, headers, rate_limit, connections, timeout, api_key, api_key_file, ca_file, proxy,
+        allow_http, connect_timeout, read_timeout);
+    insert into lago_push.destination (name, url, headers, rate_limit, connections, timeout, ca_file, proxy, allow_http, api_key_file,
+                                       connect_timeout, read_timeout)
+    values (_create_destination.name, rtrim(_create_destination.url, '/'), coalesce(_create_destination.headers, '{}'),
+            _create_destination.rate_limit, coalesce(_create_destination.connections, 16),
+            coalesce(_create_destination.timeout, '30 s'), _create_destination.ca_file, _create_destination.proxy,
+            coalesce(_create_destination.allow_http, false), _create_destination.api_key_file,
+            coalesce(_create_destination.connect_timeout, '10 s'), _create_destination.read_timeout)
+    on conflict on constraint destination_name_is_unique do nothing
+    returning id into new_id;
+    if new_id is null then
+        raise exception using errcode = 'duplicate_object',
+            message = format('destination "%s" already exists', _create_destination.name),
+            hint = 'Change it with lago_push.alter_destination(), or choose another name.';
+    end if;
+    insert into lago_push.destination_health (destination_id) values (new_id);
+    -- Destinations that are there already came from here, or with a dump, which is for the worker to find out.
+    if not exists (select from lago_push.destination d where d.id <> new_id) then
+        perform lago_push._note_instance();
+    end if;
+    if _create_destination.api_key is not null then
+        insert into lago_push.api_key (destination_id, api_key) values (new_id, _create_destination.api_key);
+    end if;
+    perform lago_push._wake();
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._locked_sync(sync text)
+ RETURNS lago_push.sync
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_locked_sync.sync);
+begin
+    perform from lago_push.sync s where s.id = wanted.id for update;
+    -- Once more: it may have changed, or gone, while its lock was waited for.
+    return lago_push._sync_named(_locked_sync.sync);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._sync(sync text)
+ RETURNS lago_push.sync
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._locked_sync(_sync.sync);
+begin
+    if exists (select from pg_class c where c.oid = wanted.source) then
+        perform lago_push._check_source(wanted.source);
+    end if;
+    return wanted;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._operate()
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._is_operator()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select has_function_privilege(lago_push._caller(), 'lago_push._operate()', 'EXECUTE');
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._operated_sync(sync text)
+ RETURNS lago_push.sync
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if lago_push._is_operator() then
+        return lago_push._locked_sync(_operated_sync.sync);
+    end if;
+    return lago_push._sync(_operated_sync.sync);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._check_sync(wanted lago_push.sync)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if coalesce(wanted.name, '') = '' then
+        raise exception using errcode = 'invalid_parameter_value', message = 'a sync needs a name';
+    end if;
+    if wanted.source is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('sync "%s" needs a source', wanted.name),
+            hint = 'Give the table: source => ''public.my_table''.';
+    end if;
+    perform lago_push._check_source(wanted.source);
+    if wanted.template is not null and wanted.mapper is not null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('sync "%s" has both a template and a mapper', wanted.name),
+            hint = 'Give one of them.';
+    end if;
+    if wanted.template is null and wanted.mapper is null and wanted.path is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('sync "%s" needs a template', wanted.name),
+            hint = 'select example from lago_push.endpoints shows one; lago_push.suggest_template() drafts one from the table''s columns.';
+    end if;
+    if wanted.operations is null or wanted.operations = '{}' or array_position(wanted.operations, null) is not null
+        or not wanted.operations <@ '{insert,update,delete}'::text[] then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'operations must be some of insert, update, delete',
+            hint = 'For example: operations => ''{insert,update}''.';
+    end if;
+    if wanted.batch_size not between 1 and 100 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'batch_size must be between 1 and 100',
+            detail = 'Lago takes at most 100 events in one request.';
+    end if;
+    if coalesce(wanted.on_error, '') not in ('dead_letter', 'raise') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'on_error must be dead_letter or raise',
+            detail = 'dead_letter lets the write go through and keeps the row; raise refuses the write.';
+    end if;
+    if wanted.max_pending < 1 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'max_pending must be at least 1',
+            detail = 'It says how many messages of the sync may wait in the outbox.',
+            hint = '0 takes it away: then any number may.';
+    end if;
+    if coalesce(wanted.when_full, '') not in ('warn', 'dead_letter', 'raise') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'when_full must be warn, dead_letter or raise',
+            detail = 'It says what becomes of rows when max_pending messages wait: warn captures them all the same, dead_letter keeps them as dead letters, raise refuses the write.';
+    end if;
+    if coalesce(wanted.unchanged, '') not in ('send', 'skip') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'unchanged must be send or skip',
+            detail = 'It says what is done with an update that changes no value the sync uses.';
+    end if;
+    if wanted.unchanged = 'skip' and not 'update' = any (wanted.operations) then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'unchanged is skip, but the sync does not capture updates',
+            hint = 'Add update to operations, or leave unchanged out.';
+    end if;
+    if wanted.method is not null and wanted.method not in ('POST', 'PUT', 'PATCH', 'DELETE') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'method must be POST, PUT, PATCH or DELETE';
+    end if;
+    if wanted.endpoint = 'manual' and wanted.path is null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('sync "%s" names no path', wanted.name),
+            hint = 'A manual call needs one: path => ''/customers/{{ row.external_id }}''.';
+    end if;
+    if wanted.path is not null and wanted.path !~ '^/[^\s?#]' and wanted.path !~ '^/\{\{' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'path must begin with a slash',
+            detail = 'It follows the destination''s URL, which ends with /api/v1.',
+            hint = 'For example: path => ''/customers/{{ row.external_id }}''.';
+    end if;
+    -- What is in the holes is encoded; what stands between them is sent as it is.
+    if regexp_replace(wanted.path, '\{\{.*?\}\}', 'x', 'g') !~ '^[]A-Za-z0-9/._~%&=?+,:;@!$*''(){}[-]*$'
+        or split_part(regexp_replace(wanted.path, '\{\{.*?\}\}', 'x', 'g'), '?', 1) ~ '/\.\.?(/|$)' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'path holds what no path of Lago''s API does',
+            detail = 'It may hold letters, digits and punctuation of a URL, and no /./ or /../.',
+            hint = 'Write other characters percent-encoded: %20 for a space.';
+    end if;
+    if wanted.root is not null and wanted.root !~ '^[A-Za-z_][A-Za-z0-9_]*$' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'root must be one key',
+            detail = 'It wraps the payload: root => ''customer'' sends {"customer": …}.';
+    end if;
+    perform lago_push._check_headers(wanted.headers);
+    if wanted.keep_replies is not null and wanted.keep_replies not between '1 s' and '10 years' then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'keep_replies must be between 1 second and 10 years';
+    end if;
+    if wanted.exclude is not null then
+        perform lago_push._check_columns(wanted.source, 'exclude', wanted.exclude, 'the sync may not see');
+    end if;
+    perform lago_push._check_recipe(
+        convert_to(wanted.template, 'UTF8'), wanted.source, convert_to(wanted.endpoint, 'UTF8'), wanted.method,
+        convert_to(wanted.path, 'UTF8'), wanted.root, wanted.operations,
+        convert_to(to_json(wanted.exclude)::text, 'UTF8'), wanted.mapper is not null, convert_to(wanted.order_by, 'UTF8'));
+    if wanted.mapper is not null then
+        perform lago_push._check_mapper(wanted.mapper, wanted.source);
+    end if;
+    if wanted.columns is not null then
+        if not 'update' = any (wanted.operations) then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = 'columns is given, but the sync does not capture updates',
+                hint = 'Add update to operations, or leave columns out.';
+        end if;
+        perform lago_push._check_columns(wanted.source, 'columns', wanted.columns, 'whose update is captured');
+    end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    wanted lago_push.sync;
+begin
+    wanted.name := _create_sync.name;
+    wanted.source := _create_sync.source;
+    wanted.template := _create_sync.template;
+    wanted.mapper := _create_sync.mapper::text;
+    -- A path of its own makes the call the user's, not one of usage events.
+    wanted.endpoint := case when coalesce(_create_sync.endpoint, 'event') = 'event' and nullif(_create_sync.path, '') is not null
+        then 'manual' else coalesce(_create_sync.endpoint, 'event') end;
+    wanted.operations := array(select distinct o from unnest(_create_sync.operations) o);
+    wanted.columns := _create_sync.columns;
+    wanted.filter := nullif(_create_sync.filter, '');
+    wanted.exclude := nullif(_create_sync.exclude, '{}');
+    wanted.method := upper(nullif(_create_sync.method, ''));
+    wanted.path := nullif(_create_sync.path, '');
+    wanted.root := nullif(_create_sync.root, '');
+    wanted.headers := coalesce(_create_sync.headers, '{}');
+    wanted.order_by := nullif(_create_sync.order_by, '');
+    wanted.batch_size := coalesce(_create_sync.batch_size, 100);
+    wanted.schedule := lago_push._schedule(_create_sync.schedule);
+    wanted.keep_replies := _create_sync.keep_replies;
+    wanted.on_error := _create_sync.on_error;
+    wanted.unchanged := _create_sync.unchanged;
+    wanted.max_pending := nullif(_create_sync.max_pending, 0);
+    wanted.when_full := _create_sync.when_full;
+    wanted.state := 'draft';
+    perform lago_push._check_sync(wanted);
+    wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
+    wanted.id := nextval('lago_push.sync_id_seq');
+    insert into lago_push.sync overriding system value select wanted.*
+    on conflict on constraint sync_name_is_unique do nothing;
+    if not found then
+        raise exception using errcode = 'duplicate_object',
+            message = format('sync "%s" already exists', wanted.name),
+            hint = 'Change it with lago_push.alter_sync(), drop it with lago_push.drop_sync(), or choose another name.';
+    end if;
+    insert into lago_push.account (sync_id) values (wanted.id);
+    if wanted.filter is not null then
+        perform lago_push._try_to_attach(wanted.id);
+    end if;
+    perform lago_push._wake();
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    old lago_push.sync := lago_push._sync(_alter_sync.name);
+    wanted lago_push.sync := old;
+    was_attached boolean;
+begin
+    if template is not null and mapper is not null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('sync "%s" has both a template and a mapper', wanted.name),
+            hint = 'Give one of them.';
+    end if;
+    wanted.source := coalesce(_alter_sync.source, wanted.source);
+    if template is not null or mapper is not null then
+        wanted.template := nullif(_alter_sync.template, '');
+        wanted.mapper := _alter_sync.mapper::text;
+    end if;
+    wanted.endpoint := coalesce(_alter_sync.endpoint, wanted.endpoint);
+    if _alter_sync.operations is not null then
+        wanted.operations := array(select distinct o from unnest(_alter_sync.operations) o);
+    end if;
+    wanted.columns := nullif(coalesce(_alter_sync.columns, wanted.columns), '{}');
+    wanted.filter := nullif(coalesce(_alter_sync.filter, wanted.filter), '');
+    wanted.exclude := nullif(coalesce(_alter_sync.exclude, wanted.exclude), '{}');
+    wanted.method := upper(nullif(coalesce(_alter_sync.method, wanted.method), ''));
+    wanted.path := nullif(coalesce(_alter_sync.path, wanted.path), '');
+    wanted.root := nullif(coalesce(_alter_sync.root, wanted.root), '');
+    if wanted.endpoint = 'event' and wanted.path is not null then
+        wanted.endpoint := 'manual';
+    end if;
+    wanted.headers := coalesce(_alter_sync.headers, wanted.headers);
+    -- Messages that wait keep the place in line they have.
+    wanted.order_by := nullif(coalesce(_alter_sync.order_by, wanted.order_by), '');
+    wanted.batch_size := coalesce(_alter_sync.batch_size, wanted.batch_size);
+    wanted.schedule := lago_push._schedule(coalesce(_alter_sync.schedule, wanted.schedule));
+    wanted.keep_replies := nullif(coalesce(_alter_sync.keep_replies, wanted.keep_replies), '0');
+    wanted.on_error := coalesce(_alter_sync.on_error, wanted.on_error);
+    wanted.unchanged := coalesce(_alter_sync.unchanged, wanted.unchanged);
+    wanted.max_pending := nullif(coalesce(_alter_sync.max_pending, wanted.max_pending), 0);
+    wanted.when_full := coalesce(_alter_sync.when_full, wanted.when_full);
+    perform lago_push._check_sync(wanted);
+    if destination is not null then
+        wanted.destination_id := lago_push._destination_id(_alter_sync.destination);
+    end if;
+    -- What is pending was rendered for the call as it was.
+    if (wanted.endpoint, wanted.method, wanted.path, wanted.root, wanted.destination_id)
+        is distinct from (old.endpoint, old.method, old.path, old.root, old.destination_id)
+        and (lago_push._has_unwritten(old.id) or exists (select from lago_push.message m where m.sync_id = old.id)) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has pending messages', wanted.name),
+            detail = 'They were made for its present endpoint, method, path, root and destination.',
+            hint = format('Wait for them with lago_push.flush(%L), then change these.', wanted.name);
+    end if;
+    update lago_push.sync s
+       set (source, destination_id, endpoint, template, mapper, operations, columns, filter, exclude, unchanged,
+            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full)
+         = (wanted.source, wanted.destination_id, wanted.endpoint, wanted.template, wanted.mapper, wanted.operations,
+            wanted.columns, wanted.filter, wanted.exclude, wanted.unchanged, wanted.method, wanted.path, wanted.root,
+            wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error,
+            wanted.max_pending, wanted.when_full)
+     where s.id = old.id;
+    if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
+        or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
+        was_attached := lago_push._detach(old);
+        if was_attached then
+            perform lago_push._attach(old.id);
+        elsif wanted.filter is not null then
+            perform lago_push._try_to_attach(old.id);
+        end if;
+    end if;
+    perform lago_push._wake();
+exception when lock_not_available then
+    raise exception using errcode = 'lock_not_available',
+        message = format('could not change the trigger of sync "%s" within 5 seconds', _alter_sync.name),
+        detail = 'Another session holds a lock on the source; waiting longer would make other writers wait behind this one.',
+        hint = 'Try again when long transactions on the table have ended.';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._activate(sync text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync(_activate.sync);
+begin
+    if wanted.state = 'paused' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is paused', wanted.name),
+            hint = 'Start deliveries again with lago_push.resume().';
+    elsif wanted.state = 'active' and exists (select from lago_push._triggers(wanted.name)) then
+        raise notice 'sync "%" is active already', wanted.name;
+        return;
+    elsif wanted.state = 'active' then
+        -- Dropped by hand, or together with a column of its condition.
+        raise notice 'the trigger of sync "%" was gone: it is made again, and rows written meanwhile were not captured', wanted.name;
+    end if;
+    perform lago_push._check_sync(wanted);
+    update lago_push.sync s set state = 'active' where s.id = wanted.id;
+    if not exists (select from lago_push._triggers(wanted.name)) then
+        perform lago_push._attach(wanted.id);
+    end if;
+    perform lago_push._wake();
+exception when lock_not_available then
+    raise exception using errcode = 'lock_not_available',
+        message = format('could not attach the trigger of sync "%s" within 5 seconds', _activate.sync),
+        detail = 'Another session holds a lock on the source; waiting longer would make other writers wait behind this one.',
+        hint = 'Try again when long transactions on the table have ended.';
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._set_state(sync text, state text, advice text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._operated_sync(_set_state.sync);
+begin
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            hint = advice;
+    end if;
+    update lago_push.sync s set state = _set_state.state where s.id = wanted.id;
+    perform lago_push._wake();
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._correct(letter bigint, payload text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
+    wanted lago_push.sync;
+    checked record;
+begin
+    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
+    if wanted.id is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('dead letter %s belongs to no sync', dead.id),
+            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
+            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
+    end if;
+    wanted := lago_push._operated_sync(wanted.name);
+    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
+    dead := lago_push._letter(_correct.letter);
+    if _correct.payload is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('dead letter %s needs a payload', dead.id),
+            hint = 'Give it as text; lago_push.discard() gives letters up.';
+    end if;
+    select c.* into checked
+      from lago_push._check_correction(
+          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
+          convert_to(_correct.payload, getdatabaseencoding())) c;
+    update lago_push.dead_letter l
+       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
+           path = checked.path,
+           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
+     where l.id = dead.id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._redrive(sync text, filter text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._operated_sync(_redrive.sync);
+    page bigint[];
+    letter lago_push.dead_letter;
+    again record;
+    from_id bigint := -1;
+    redriven bigint := 0;
+    skipped bigint := 0;
+    captured bigint := 0;
+    path_of_each_row constant boolean := coalesce(wanted.path, (select e.path from lago_push.endpoints e where e.name = wanted.endpoint), '') ~ '\{';
+begin
+    if _redrive.filter is not null then
+        perform lago_push._check_filter(convert_to(_redrive.filter, getdatabaseencoding()));
+    end if;
+    -- Before the first id is drawn: the worker's account of late commits rests on this order.
+    perform pg_current_xact_id();
+    loop
+        select n.last_id, n.picked into from_id, page from lago_push._next_letters(wanted.id, null, from_id, _redrive.filter) n;
+        exit when from_id is null;
+        for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
+            select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
+            if letter.payload is not null and letter.path is null and path_of_each_row then
+                update lago_push.dead_letter l set reason = 'the sync''s path is made of each row by now, and this message has none of its own' where l.id = letter.id;
+                continue;
+            end if;
+            if letter.payload is null then
+                if letter.source_row is null then
+                    continue;
+                end if;
+                if not exists (select from pg_class c where c.oid = wanted.source) then
+                    update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
+                    continue;
+                end if;
+                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.key, r.skipped,
+                       convert_from(r.reason, getdatabaseencoding()) as reason into again
+                  from lago_push._render_letter(
+                      wanted.id, letter.operation::text, convert_to(letter.source_row::text, getdatabaseencoding()),
+                      convert_to(letter.old_row::text, getdatabaseencoding()),
+                      letter.id, (extract(epoch from letter.enqueued_at) * 1000000)::bigint) r;
+            end if;
+            if again.reason is not null then
+                update lago_push.dead_letter l set reason = again.reason where l.id = letter.id;
+                continue;
+            end if;
+            delete from lago_push.dead_letter l where l.id = letter.id;
+            if again.skipped then
+                captured := captured + letter.entered;
+                skipped := skipped + 1;
+                continue;
+            end if;
+            -- What it entered as goes along, so that the ledger adds up to what it did; so does its place among
+            -- those that go one after the other.
+            insert into lago_push.message (id, enqueued_at, sync_id, entered, operation, payload, path, key)
+            values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.entered, letter.operation,
+                    again.payload, again.path, again.key);
+            redriven := redriven + 1;
+        end loop;
+    end loop;
+    if redriven + skipped > 0 then
+        perform lago_push._note_intervention(wanted.id, 'redrive', captured, redriven, skipped);
+    end if;
+    if redriven > 0 then
+        perform lago_push._count_written(wanted.id, redriven);
+    end if;
+    return redriven + skipped;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._discard(sync text, filter text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    by_operator boolean := lago_push._is_operator();
+    wanted integer;
+    of_none bigint := 0;
+    discarded bigint;
+    captured bigint;
+begin
+    if exists (select from lago_push.sync s where s.name = _discard.sync) or not by_operator
+       or not exists (select from lago_push.dead_letter l where l.sync_name = _discard.sync) then
+        select s.id into wanted from lago_push._operated_sync(_discard.sync) s;
+    end if;
+    if _discard.filter is not null then
+        perform lago_push._check_filter(convert_to(_discard.filter, getdatabaseencoding()));
+    end if;
+    if by_operator then
+        select d.letters into of_none from lago_push._discard_letters(null, _discard.sync, _discard.filter) d;
+    end if;
+    if wanted is null then
+        return of_none;
+    end if;
+    select d.letters, d.captured into discarded, captured from lago_push._discard_letters(wanted, null, _discard.filter) d;
+    if discarded > 0 then
+        perform lago_push._note_intervention(wanted, 'discard', captured, 0, discarded);
+    end if;
+    return discarded + of_none;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+CREATE OR REPLACE FUNCTION lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+CREATE OR REPLACE FUNCTION lago_push.reconcile(sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+CREATE OR REPLACE FUNCTION lago_push.grant_access(role regrole, access text)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+CREATE OR REPLACE FUNCTION lago_push.revoke_access(role regrole)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+CREATE OR REPLACE FUNCTION lago_push._privileges(access text)
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    functions text[];
+    relations text[] := '{}';
+begin
+    case access
+        when 'monitor' then
+            functions := '{}';
+        when 'maker' then
+            functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
+                           pause,resume,redrive,discard,correct,flush,reconcile}';
+        when 'operator' then
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush}';
+            relations := '{outbox,dead_letters,replies}';
+        when 'admin' then
+            functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';
+        else
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('there is no access "%s"', coalesce(access, '')),
+                detail = 'maker makes syncs of its own tables, operator runs all syncs, admin has the destinations and their keys, monitor looks.',
+                hint = 'For example: select lago_push.grant_access(''billing_ops'', ''operator'').';
+    end case;
+    return next 'usage on schema lago_push';
+    return query
+        select format('execute on %s %s', case p.prokind when 'p' then 'procedure' else 'function' end, p.oid::regprocedure)
+          from pg_proc p
+         where p.pronamespace = 'lago_push'::regnamespace and p.proname::text = any (functions)
+         order by p.oid::regprocedure::text;
+    return query
+        select format('select on %s', c.oid::regclass)
+          from pg_class c
+         where c.relnamespace = 'lago_push'::regnamespace and c.relname::text = any (relations)
+         order by c.relname;
+    -- Whoever has any access may look, too: what pg_monitor has.
+    return query
+        select format('%s on %s', lower(a.privilege_type), c.oid::regclass)
+          from pg_class c cross join aclexplode(c.relacl) a
+         where c.relnamespace = 'lago_push'::regnamespace and a.grantee = 'pg_monitor'::regrole
+        union
+        select format('%s on function %s', lower(a.privilege_type), p.oid::regprocedure)
+          from pg_proc p cross join aclexplode(p.proacl) a
+         where p.pronamespace = 'lago_push'::regnamespace and a.grantee = 'pg_monitor'::regrole
+         order by 1;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._check_role(role regrole)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if not exists (select from pg_roles r where r.oid = _check_role.role) then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'access is granted to a role',
+            hint = 'Name one: lago_push.grant_access(''billing_ops'', ''operator''). PUBLIC is none.';
+    end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._grant_access(role regrole, access text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    privilege text;
+begin
+    perform lago_push._check_role(role);
+    for privilege in select p from lago_push._privileges(access) p loop
+        execute format('grant %s to %s', privilege, role);
+    end loop;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION lago_push._revoke_access(role regrole)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    kind text;
+begin
+    perform lago_push._check_role(role);
+    foreach kind in array array['tables', 'sequences', 'functions', 'procedures'] loop
+        execute format('revoke all on all %s in schema lago_push from %s', kind, role);
+    end loop;
+    execute format('revoke all on schema lago_push from %s', role);
+end
+$function$;
 
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
 
 comment on table lago_push.instance is 'The server and database that deliver. A copy finds here that it is one. Private.';
+
+comment on function lago_push._capped() is 'Internal: how many messages wait of syncs with a cap, as far as it is known.';
+
+comment on function lago_push._count_written(integer,bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
+
+comment on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) is 'Internal: compares a sync''s events with those Lago lists.';
+
+comment on function lago_push._note_instance() is 'Internal: notes that this server and database are those that deliver, unless others are noted.';
+
+comment on function lago_push._locked_sync(text) is 'Internal: a sync, locked, or an error that lists the names there are.';
+
+comment on function lago_push._sync(text) is 'Internal: a sync, locked, whose source the caller owns.';
+
+comment on function lago_push._operate() is 'Internal: whoever may execute it may operate every sync. Granted by lago_push.grant_access().';
+
+comment on function lago_push._is_operator() is 'Internal: whether the caller may operate every sync.';
+
+comment on function lago_push._operated_sync(text) is 'Internal: a sync, locked, that the caller may operate.';
+
+comment on function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Internal: does lago_push.create_sync().';
+
+comment on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Internal: does lago_push.alter_sync().';
+
+comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
+
+comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
+
+comment on function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+
+comment on function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+
+comment on function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Compares the events of a period with those Lago lists: shows what is missing there, unexpected or different, and sends what is missing again if asked to.';
+
+comment on function lago_push.grant_access(regrole,text) is 'Grants a role what it needs: as maker of syncs on its own tables, operator of all syncs, admin of destinations and keys, or monitor.';
+
+comment on function lago_push.revoke_access(regrole) is 'Takes from a role everything it was granted in lago_push.';
+
+comment on function lago_push._privileges(text) is 'Internal: the privileges a kind of access consists of.';
+
+comment on function lago_push._check_role(regrole) is 'Internal: refuses what is no role.';
+
+comment on function lago_push._grant_access(regrole,text) is 'Internal: does lago_push.grant_access().';
+
+comment on function lago_push._revoke_access(regrole) is 'Internal: does lago_push.revoke_access().';
 
 revoke all on sequence lago_push.backfill_id_seq from public;
 
@@ -82,13 +865,71 @@ revoke all on table lago_push.backfill from public;
 
 revoke all on table lago_push.instance from public;
 
+revoke all on function lago_push._capped() from public;
+grant execute on function lago_push._capped() to pg_monitor;
+
+revoke all on function lago_push._count_written(integer,bigint) from public;
+
+revoke all on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) from public;
+
+revoke all on function lago_push._this_instance() from public;
+
+revoke all on function lago_push._note_instance() from public;
+
+revoke all on function lago_push._locked_sync(text) from public;
+
+revoke all on function lago_push._operate() from public;
+
+revoke all on function lago_push._is_operator() from public;
+
+revoke all on function lago_push._operated_sync(text) from public;
+
+revoke all on function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+
+revoke all on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+
+revoke all on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) from public;
+
+revoke all on function lago_push._unix_micros(timestamp with time zone) from public;
+
+revoke all on function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+
+revoke all on function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+
+revoke all on function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) from public;
+
+revoke all on function lago_push.grant_access(regrole,text) from public;
+
+revoke all on function lago_push.revoke_access(regrole) from public;
+
+revoke all on function lago_push._privileges(text) from public;
+
+revoke all on function lago_push._check_role(regrole) from public;
+
+revoke all on function lago_push._grant_access(regrole,text) from public;
+
+revoke all on function lago_push._revoke_access(regrole) from public;
+
 select pg_catalog.pg_extension_config_dump('lago_push.backfill', '');
 
 select pg_catalog.pg_extension_config_dump('lago_push.backfill_id_seq', '');
 
+select lago_push._carry_grants_over('lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._carry_grants_over('lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._carry_grants_over('lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._carry_grants_over('lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+
+drop function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text);
+drop function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text);
+drop function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text);
+drop function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text);
+
 -- to here.
 
 drop function lago_push._carry_grants_over(regprocedure, regprocedure);
+
+-- Who has delivered so far goes on: without a mark, destinations are taken for a dump's.
+select lago_push._note_instance() where exists (select from lago_push.destination);
 
 -- A worker that is at work gets to know what has changed when this commits.
 select lago_push._wake();

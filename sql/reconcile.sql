@@ -28,6 +28,18 @@ begin
             message = 'since must be before until',
             hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
     end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
     return query
         select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
           from lago_push._reconciled(

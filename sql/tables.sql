@@ -77,6 +77,8 @@ create table lago_push.destination_health (
     last_error_at   timestamptz,
     -- What it took while there was enough to do, averaged over the last minutes; null: not known yet.
     messages_per_second double precision,
+    -- When that was last seen.
+    paced_at        timestamptz,
     constraint one_health_per_destination primary key (destination_id),
     constraint health_belongs_to_a_destination
         foreign key (destination_id) references lago_push.destination (id) on delete cascade
@@ -201,6 +203,13 @@ create table lago_push.message (
 );
 alter table lago_push.message alter column payload set storage external;
 comment on table lago_push.message is 'The outbox: payloads frozen in the transaction that caused them, until they are settled. Private; read lago_push.outbox.';
+
+-- Apart from every other table, because it is written in settlements and read by every look at the outbox.
+create table lago_push.outbox_start (
+    id bigint not null
+) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+create unique index one_outbox_start on lago_push.outbox_start ((true));
+comment on table lago_push.outbox_start is 'An id below which the outbox has no message any more; noted by the worker now and then, so that views need not look there. In no dump. Private.';
 
 create table lago_push.retry (
     message_id      bigint not null,

@@ -1,35 +1,29 @@
 -- Views: the stable way to look. Columns are documented in the README.
 
 create view lago_push.status as
-select s.name as sync,
-       s.state,
-       s.source::text as source,
-       d.name as destination,
-       coalesce(waiting.pending, 0) as pending,
-       pg_catalog.now() - waiting.oldest as oldest_pending,
-       coalesce(waiting.retrying, 0) as retrying,
-       coalesce(a.delivered, 0) as delivered,
-       coalesce(dead.letters, 0) as dead,
-       a.last_delivered_at,
-       case when latest.died_at > a.last_error_at or a.last_error_at is null
-            then latest.reason else a.last_error end as last_error,
-       greatest(latest.died_at, a.last_error_at) as last_error_at
-  from lago_push.sync s
-  join lago_push.destination d on d.id = s.destination_id
-  left join lago_push.account a on a.sync_id = s.id
-  left join (select m.sync_id,
-                    pg_catalog.count(*) as pending,
-                    pg_catalog.min(m.enqueued_at) as oldest,
-                    pg_catalog.count(r.message_id) as retrying
-               from lago_push.message m
-               left join lago_push.retry r on r.message_id = m.id
-              group by m.sync_id) waiting on waiting.sync_id = s.id
-  left join (select l.sync_id, pg_catalog.count(*) as letters
-               from lago_push.dead_letter l
-              group by l.sync_id) dead on dead.sync_id = s.id
+select f.sync,
+       f.state,
+       f.source::text as source,
+       f.destination,
+       f.pending,
+       pg_catalog.now() - f.oldest as oldest_pending,
+       f.retrying,
+       f.delivered,
+       f.dead,
+       f.last_delivered_at,
+       case when latest.died_at > f.last_error_at or f.last_error_at is null
+            then latest.reason else f.last_error end as last_error,
+       greatest(latest.died_at, f.last_error_at) as last_error_at,
+       f.estimated,
+       f.bytes as bytes_waiting,
+       f.bytes_per_second,
+       -- No interval holds more than some hundred thousand years.
+       case when f.drain_seconds is not null
+            then pg_catalog.make_interval(secs => least(f.drain_seconds, 1e12)) end as drains_in
+  from lago_push._figures f
   left join lateral (select l.reason, l.died_at
                        from lago_push.dead_letter l
-                      where l.sync_id = s.id
+                      where l.sync_id = f.id
                       order by l.id desc
                       limit 1) latest on true;
 comment on view lago_push.status is 'One row per sync: its state and what became of its messages.';
@@ -39,6 +33,10 @@ comment on column lago_push.status.oldest_pending is 'how long the oldest of the
 comment on column lago_push.status.retrying is 'those of them that failed at least once by what may be their own fault';
 comment on column lago_push.status.delivered is 'messages Lago has taken, ever';
 comment on column lago_push.status.dead is 'dead letters now';
+comment on column lago_push.status.estimated is 'whether pending, oldest_pending, retrying, dead and bytes_waiting are estimates, because there are too many to count';
+comment on column lago_push.status.bytes_waiting is 'bytes of the payloads in the outbox';
+comment on column lago_push.status.bytes_per_second is 'by how much that grows: what came in the last minute less what goes; below zero while it shrinks, 0 while nothing has waited for ten seconds';
+comment on column lago_push.status.drains_in is 'how long it takes until nothing waits, at the pace the destination was last seen to take and at what comes now; null: not known, or never';
 comment on column lago_push.status.last_error is 'what went wrong last, in a sentence; it stays after things went well again, so look at its time';
 
 create view lago_push.destinations as
@@ -56,7 +54,8 @@ select d.name,
        h.last_status,
        h.last_error,
        h.last_error_at,
-       o.since as held_since
+       o.since as held_since,
+       h.messages_per_second
   from lago_push.destination d
   left join lago_push.destination_health h on h.destination_id = d.id
   left join lago_push.destination_hold o on o.destination_id = d.id
@@ -77,7 +76,8 @@ select m.id,
        m.path
   from lago_push.message m
   left join lago_push.sync s on s.id = m.sync_id
-  left join lago_push.retry r on r.message_id = m.id;
+  left join lago_push.retry r on r.message_id = m.id
+ where m.id >= coalesce((select o.id from lago_push.outbox_start o), 0);
 comment on view lago_push.outbox is 'One row per message waiting for delivery.';
 comment on column lago_push.outbox.payload is 'exactly the bytes that are or will be sent';
 
@@ -109,7 +109,8 @@ select w.database::name as database,
        w.state,
        w.started_at,
        w.last_activity,
-       w.messages_per_second
+       w.messages_per_second,
+       w.activity
   from lago_push._workers() w;
 comment on view lago_push.workers is 'One row per database that has, or had since the server started, a worker.';
 comment on column lago_push.workers.state is 'working, idle, or asleep: not connected, a commit wakes it';
@@ -168,3 +169,5 @@ comment on column lago_push.replies.payload is 'what was sent';
 comment on column lago_push.replies.status is 'HTTP status of the answer';
 comment on column lago_push.replies.reply is 'the answer; of a batch, this message''s part of it';
 comment on column lago_push.replies.replied_at is 'when it was written down';
+comment on column lago_push.destinations.messages_per_second is 'how many messages a second it took while more waited than could go, averaged over the last minutes; null: not known yet';
+comment on column lago_push.workers.activity is 'what it does or waits for, as in pg_stat_activity; null when asleep';

@@ -92,6 +92,13 @@ impl Cursor {
         self.last
     }
 
+    /// The lowest id that may still appear without having been seen.
+    pub fn first_unseen(&self) -> i64 {
+        let holes = self.sightings.iter().flat_map(|sighting| &sighting.holes);
+        let lowest = holes.chain(&self.again).map(|range| range.from).min();
+        lowest.unwrap_or(i64::MAX).min(self.last + 1)
+    }
+
     /// Takes note of a read: `ids`, ascending and above [`Cursor::last`], were visible in a snapshot
     /// in which `running` were the transactions that had not ended.
     pub fn advance(&mut self, ids: impl Iterator<Item = i64>, running: &Running) {
@@ -200,6 +207,7 @@ mod tests {
         assert_eq!(cursor.next_again(), None);
         cursor.observe(&listed(&[100, 101, 102]));
         assert_eq!(cursor.next_again(), None);
+        assert_eq!(cursor.first_unseen(), 3);
         cursor.observe(&listed(&[101, 102]));
         assert_eq!(cursor.next_again(), Some(Range { from: 3, to: 4 }));
         cursor.read_again(Progress::UpTo(3));
@@ -211,6 +219,7 @@ mod tests {
         cursor.read_again(Progress::Complete);
         cursor.observe(&listed(&[]));
         assert_eq!(cursor.next_again(), None, "nothing can fill it any more");
+        assert_eq!(cursor.first_unseen(), 6);
     }
 
     #[test]
@@ -325,6 +334,8 @@ mod tests {
                 }
             }
             while read(&mut cursor, &committed, &server.snapshot(), 3) {}
+            let unseen = server.open.iter().flat_map(|(_, ids)| ids).copied().min();
+            prop_assert!(unseen.is_none_or(|unseen| cursor.first_unseen() <= unseen));
             while !server.open.is_empty() {
                 server.end(0);
             }

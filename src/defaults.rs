@@ -25,8 +25,6 @@ pub enum Origin {
     Existing,
     /// A dead letter keeps it, since then.
     Letter { id: i64, unix_micros: i64 },
-    /// It was captured long ago, and nobody noted when.
-    Past,
 }
 
 /// What is known of a table's primary key.
@@ -111,9 +109,8 @@ impl Defaults {
         view: &RowView<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Option<std::ops::Range<usize>>, String> {
-        match (supplied, &self.name, view.origin) {
-            (Supplied::Label, Err(_), _) | (Supplied::Time, _, Origin::Past) => return Ok(None),
-            _ => {}
+        if let (Supplied::Label, Err(_)) = (supplied, &self.name) {
+            return Ok(None);
         }
         let blank = out.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
         out.truncate(out.len() - blank);
@@ -139,9 +136,7 @@ impl Defaults {
             Supplied::Time => json::push_unix_seconds(
                 out,
                 match view.origin {
-                    Origin::Change | Origin::Look | Origin::Existing | Origin::Past => {
-                        xact::began_unix_micros()
-                    }
+                    Origin::Change | Origin::Look | Origin::Existing => xact::began_unix_micros(),
                     Origin::Letter { unix_micros, .. } => unix_micros,
                 },
             ),
@@ -191,11 +186,6 @@ fn push_version(view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         }
         Origin::Look | Origin::Existing => write!(out, "look-{:x}", xact::began_unix_micros()),
         Origin::Letter { id, .. } => write!(out, "letter-{id}"),
-        Origin::Past => {
-            return Err(
-                "the payload has no \"transaction_id\", and which update this was is not known".into()
-            );
-        }
     };
     Ok(())
 }

@@ -76,15 +76,20 @@ pub struct Testimony {
     pub place: Place,
 }
 
+/// How the lines of a testimony begin.
+const SYSTEM: &str = "system";
+const TIMELINE: &str = "timeline";
+const PLACE: &str = "place";
+
 impl Testimony {
     pub fn parse(text: &str) -> Option<Testimony> {
         let value = |name: &str| {
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::trim)
         };
         Some(Testimony {
-            system: value("system")?.parse().ok()?,
-            timeline: value("timeline")?.parse().ok()?,
-            place: Place::parse(value("place")?)?,
+            system: value(SYSTEM)?.parse().ok()?,
+            timeline: value(TIMELINE)?.parse().ok()?,
+            place: Place::parse(value(PLACE)?)?,
         })
     }
 
@@ -96,7 +101,9 @@ impl Testimony {
 
 impl fmt::Display for Testimony {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "system {}\ntimeline {}\nplace {}", self.system, self.timeline, self.place)
+        writeln!(f, "{SYSTEM} {}", self.system)?;
+        writeln!(f, "{TIMELINE} {}", self.timeline)?;
+        writeln!(f, "{PLACE} {}", self.place)
     }
 }
 

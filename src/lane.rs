@@ -4,24 +4,28 @@
 //! that respect the destination's limits and the order of each key, and the operator that a
 //! destination in trouble is probed by one request at a time, with growing pauses, while its messages
 //! wait unharmed. What may share a request is in [`queue`], whose turn it is among messages of one key
-//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`], and what becomes of
+//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`] and [`quota`], and what becomes of
 //! one that does harm to all others in [`suspicion`].
 #![forbid(unsafe_code)]
 
 mod flow;
+#[cfg(test)]
+mod neighbours;
 mod order;
 mod pace;
 #[cfg(test)]
 mod properties;
 mod queue;
+mod quota;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
 use self::flow::{Flow, Permit, Role};
 use self::order::{Due, Entered, Order, Place};
-use self::pace::{Bucket, Quotas};
+use self::pace::Bucket;
 use self::queue::Queue;
+use self::quota::{Admission, Quotas};
 use self::suspicion::{Load, Suspicion};
 use crate::backoff::Dice;
 use crate::call::Category;
@@ -91,6 +95,15 @@ pub struct Lane {
     bucket: Bucket,
     quotas: Quotas,
     suspicion: Suspicion,
+    pressure: Pressure,
+}
+
+/// Whether more waits than may go, as of the last decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    None,
+    /// A destination that is well is given as much as it may get at a time, and there is more.
+    Full,
 }
 
 /// What went last: questions and deliveries take turns.
@@ -118,7 +131,12 @@ impl Lane {
             bucket: Bucket::new(limits.rate),
             quotas: Quotas::default(),
             suspicion: Suspicion::default(),
+            pressure: Pressure::None,
         }
+    }
+
+    pub fn pressure(&self) -> Pressure {
+        self.pressure
     }
 
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
@@ -261,7 +279,12 @@ impl Lane {
         now: Instant,
         dice: &mut Dice,
     ) -> Option<Duration> {
-        self.quotas.observe(flight.category, allowance, now);
+        let admission = match condition {
+            Condition::Trouble { .. } => Admission::Refused,
+            Condition::Well | Condition::Doubtful { .. } | Condition::Hold { .. } => Admission::Taken,
+        };
+        let unanswered = self.unanswered(flight.category);
+        self.quotas.observe(flight.category, allowance, admission, unanswered, now, dice);
         let pause = self.flow.observe(flight.role, flight.load.first, condition, now, dice)?;
         // A server that asks for a pause has read no message, and a probe shows nothing new.
         if let (Role::Regular, Condition::Trouble { wait: None, .. }) = (flight.role, condition) {
@@ -312,6 +335,7 @@ impl Lane {
         for queue in &mut self.queues {
             queue.come_to(now);
         }
+        self.pressure = Pressure::None;
         let due = self.later.first_key_value().map(|((due, _), _)| *due);
         let question = self.look_ups.first_key_value().map(|((due, _), _)| *due);
         let due = due.into_iter().chain(question.filter(|question| *question > now)).min();
@@ -321,10 +345,16 @@ impl Lane {
             return Next::Wait(due);
         }
         let permit = match self.flow.permit(self.flights.len(), now) {
-            Permit::Nothing(until) => return Next::Wait(until),
+            Permit::Nothing(until) => {
+                if self.flow.is_open() {
+                    self.pressure = Pressure::Full;
+                }
+                return Next::Wait(until);
+            }
             permit => permit,
         };
         if let Some(until) = self.bucket.wait(now) {
+            self.pressure = Pressure::Full;
             return Next::Wait(Some(until));
         }
         self.choose(permit, asks, now).unwrap_or_else(|| Next::Wait(self.next_choice(asks, now, due)))
@@ -375,7 +405,11 @@ impl Lane {
         for index in 0..self.queues.len() {
             let Some(queue) = self.queues.get(index).filter(|queue| !queue.is_empty()) else { continue };
             let (category, lingers_until) = (queue.category, queue.lingers_until());
-            moments.extend(self.quota(category, now).or(lingers_until));
+            let quota = self.quota(category, now);
+            if quota.is_some() {
+                self.pressure = Pressure::Full;
+            }
+            moments.extend(quota.or(lingers_until));
         }
         moments.into_iter().min()
     }

@@ -5,7 +5,7 @@
 //! from then on a commit in a database without a worker wakes it; and where rows wait for the tick of a
 //! schedule, the clock does. In recovery there is no launcher: its start is the end of a promotion.
 
-use crate::pg::process::{self, Child, Continue};
+use crate::pg::process::{self, Child, Continue, Wait};
 use crate::pg::xact;
 use crate::standby::Memory;
 use crate::{backoff, shared, worker};
@@ -39,7 +39,7 @@ pub extern "C-unwind" fn lago_push_launcher(_argument: pg_sys::Datum) {
     };
     loop {
         let timeout = launcher.turn();
-        if process::wait(timeout, None) == Continue::No {
+        if process::wait(Wait::Launcher, timeout, None) == Continue::No {
             return;
         }
     }

@@ -26,6 +26,7 @@ use pgrx::prelude::*;
 use std::cell::Cell;
 
 mod backfill;
+mod backlog;
 mod backoff;
 mod buffer;
 mod call;
@@ -146,7 +147,11 @@ extension_sql_file!(
         surface::backfill::estimate_rows
     ]
 );
-extension_sql_file!("../sql/backlog.sql", name = "backlog", requires = ["tables"]);
+extension_sql_file!(
+    "../sql/backlog.sql",
+    name = "backlog",
+    requires = ["tables", surface::backlog::backlog, surface::backlog::letters, surface::endpoints]
+);
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(
     "../sql/entry_points.sql",
@@ -158,7 +163,7 @@ extension_sql_file!(
         "flush",
         "backfill",
         "reconcile",
-        surface::workers,
+        surface::workers_and_activities,
         surface::in_flight,
         surface::capped,
         surface::endpoints
@@ -167,7 +172,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["entry_points", "backlog", surface::workers, surface::in_flight, surface::endpoints]
+    requires =
+        ["entry_points", "backlog", surface::workers_and_activities, surface::in_flight, surface::endpoints]
 );
 extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ledger"]);

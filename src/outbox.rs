@@ -5,11 +5,13 @@
 //! counts it, keeps what died. What the worker is promised: whatever a read returns is committed and
 //! on disk; what capture is promised: nothing here waits for anything but the disk.
 
+use crate::backlog::Seen;
 use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
 use crate::cap;
 use crate::cursor::{Range, Running};
 use crate::message::{Message, Tried};
 use crate::pg::heap::{self, Value};
+use crate::pg::index::{Keys, Path, Row};
 use crate::pg::{encoding, process, xact};
 use crate::shared::caps::Counted;
 use pgrx::datum::DatumWithOid;
@@ -53,6 +55,10 @@ pub fn tables() -> Option<Tables> {
     TABLES.set(Some(tables));
     DOUBTFUL.set(false);
     Some(tables)
+}
+
+fn schema() -> pg_sys::Oid {
+    heap::extension_schema().unwrap_or(pg_sys::InvalidOid)
 }
 
 /// Whether a relation is one of the tables this backend has met.
@@ -181,6 +187,44 @@ fn dead_row(entry: &Entry, now: i64, entered: i32) -> [Value; 16] {
     ]
 }
 
+// ---- the views' side ---------------------------------------------------------------------------
+
+/// The messages, by id.
+pub struct Messages(pub Path);
+
+impl Messages {
+    /// Columns in the order of sql/tables.sql, up to the last that is looked at.
+    pub const COLUMNS: usize = 6;
+
+    pub fn seen(row: &Row<'_>) -> Seen {
+        Seen { enqueued_at: row.int8(2), sync: row.int4(3), entered: row.int4(4), bytes: row.text_bytes(6) }
+    }
+}
+
+/// The dead letters of a sync, by id.
+pub struct Letters(pub Path);
+
+impl Letters {
+    /// Columns in the order of sql/tables.sql, up to the last that is looked at.
+    pub const COLUMNS: usize = 15;
+
+    pub fn seen(row: &Row<'_>) -> Seen {
+        Seen { enqueued_at: row.int8(2), sync: row.int4(4), entered: row.int4(15), bytes: 0 }
+    }
+}
+
+pub fn messages() -> Option<Messages> {
+    let (schema, tables) = (heap::extension_schema()?, tables()?);
+    let index = heap::find(c"message_is_numbered", schema)?;
+    Some(Messages(Path { table: tables.message, index, keys: Keys::Number }))
+}
+
+pub fn letters(sync: i32) -> Option<Letters> {
+    let (schema, tables) = (heap::extension_schema()?, tables()?);
+    let index = heap::find(c"dead_letter_by_sync", schema)?;
+    Some(Letters(Path { table: tables.dead_letter, index, keys: Keys::Under(sync) }))
+}
+
 // ---- the worker's side -------------------------------------------------------------------------
 
 /// The worker's statements, planned once.
@@ -202,6 +246,15 @@ pub struct Statements {
     end_pauses: OwnedPreparedStatement,
     keep_replies: OwnedPreparedStatement,
     expire_replies: OwnedPreparedStatement,
+    /// Those that need what version 0.1.0 of the tables does not have.
+    newer: Option<Newer>,
+}
+
+/// What came with version 0.2.0 of the tables.
+struct Newer {
+    pace: OwnedPreparedStatement,
+    move_start: OwnedPreparedStatement,
+    start: OwnedPreparedStatement,
 }
 
 pub type Result<T> = std::result::Result<T, spi::Error>;
@@ -321,6 +374,25 @@ impl Statements {
                     "delete from lago_push.reply r where r.keep_until < clock_timestamp()",
                     &[],
                 )?,
+                newer: if heap::find(c"outbox_start", schema()).is_some() {
+                    Some(Newer {
+                        pace: plan(
+                            "update lago_push.destination_health h
+                                set messages_per_second = $2, paced_at = clock_timestamp()
+                              where h.destination_id = $1",
+                            &[INT4OID, FLOAT8OID],
+                        )?,
+                        move_start: plan(
+                            "with moved as (update lago_push.outbox_start o set id = $1 returning o.id)
+                             insert into lago_push.outbox_start (id)
+                             select $1 where not exists (select from moved)",
+                            &[INT8OID],
+                        )?,
+                        start: plan("select o.id from lago_push.outbox_start o", &[])?,
+                    })
+                } else {
+                    None
+                },
             })
         })
     }
@@ -469,6 +541,15 @@ pub fn end_pauses(statements: &Statements) -> Result<()> {
     Spi::connect_mut(|client| client.update(&statements.end_pauses, None, &[]).map(drop))
 }
 
+/// Below which id there is no message any more, as far as it was noted.
+pub fn start(statements: &Statements) -> Result<i64> {
+    let Some(newer) = &statements.newer else { return Ok(0) };
+    Spi::connect(|client| {
+        let noted = client.select(&newer.start, Some(1), &[])?.next();
+        noted.map_or(Ok(0), |row| Ok(row.get(1)?.unwrap_or(0)))
+    })
+}
+
 /// Makes dead letters of all messages of a sync that is gone, in the current transaction.
 pub fn bury_all(statements: &Statements, sync: i32) -> Result<()> {
     Spi::connect_mut(|client| client.update(&statements.bury_all, None, &[sync.into()]).map(drop))
@@ -489,6 +570,8 @@ pub struct Settlement {
     pub holds: BTreeMap<i32, String>,
     /// What Lago answered to messages among `gone` whose syncs keep replies.
     pub replies: Vec<Kept>,
+    /// Below this id there is no message any more.
+    pub start: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -537,6 +620,8 @@ pub struct Health {
     pub pause: Option<Duration>,
     pub last_status: Option<u16>,
     pub last_error: Option<String>,
+    /// Messages a second it takes, if it is known and there is enough to do.
+    pub pace: Option<f64>,
 }
 
 impl Settlement {
@@ -636,6 +721,8 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
         settlement.accounts.entry(sync).or_default().last_error = Some(reason);
     }
     let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let paces: Vec<(i32, f64)> =
+        settlement.health.iter().filter_map(|(id, health)| Some((*id, health.pace?))).collect();
     Spi::connect_mut(|client| {
         for dead in settlement.dead {
             let status = dead.reply_status.map(i32::from);
@@ -696,6 +783,14 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
                     health.last_error.map(|error| encoding::storable(&error)).into(),
                 ],
             )?;
+        }
+        if let Some(newer) = &statements.newer {
+            for (destination, pace) in paces {
+                client.update(&newer.pace, None, &[destination.into(), pace.into()])?;
+            }
+            if let Some(start) = settlement.start {
+                client.update(&newer.move_start, None, &[start.into()])?;
+            }
         }
         for (destination, why) in settlement.holds {
             client.update(&statements.hold, None, &[destination.into(), encoding::storable(&why).into()])?;

@@ -8,6 +8,7 @@ pub mod compat;
 pub mod encoding;
 pub mod heap;
 pub mod hooks;
+pub mod index;
 pub mod mapper;
 pub mod place;
 pub mod process;

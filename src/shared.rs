@@ -41,6 +41,7 @@ pub struct Slot {
     worker: AtomicI32,
     pid: AtomicI32,
     state: AtomicU32,
+    activity: AtomicU32,
     started_at: AtomicI64,
     last_activity: AtomicI64,
     thousandths_per_second: AtomicU64,
@@ -68,6 +69,41 @@ pub enum State {
     Asleep,
     Idle,
     Working,
+}
+
+/// What a worker does, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    Idle,
+    Reading,
+    Settling,
+    /// Requests are under way.
+    Waiting,
+    /// None is; the next may go later.
+    Pausing,
+    /// What was read is not yet with the synchronous standbys.
+    Backing,
+    Leaving,
+}
+
+impl Activity {
+    const ALL: [(Activity, &'static str); 7] = [
+        (Activity::Idle, "idle"),
+        (Activity::Reading, "reading the outbox"),
+        (Activity::Settling, "settling"),
+        (Activity::Waiting, "waiting for Lago"),
+        (Activity::Pausing, "waiting for the next attempt"),
+        (Activity::Backing, "waiting for a synchronous standby"),
+        (Activity::Leaving, "waiting for the last answers from Lago"),
+    ];
+
+    pub fn words(self) -> &'static str {
+        Self::ALL.iter().find(|(activity, _)| *activity == self).map_or("", |(_, words)| words)
+    }
+
+    fn of(number: u32) -> Option<Activity> {
+        Self::ALL.iter().map(|(activity, _)| *activity).find(|activity| *activity as u32 == number)
+    }
 }
 
 /// Reserves the block. Only from _PG_init.
@@ -104,6 +140,14 @@ pub fn nothing_to_do_here() {
         slot.take_wanted();
         slot.set_tick(None);
         slot.ends_well();
+    }
+}
+
+/// Tells this database's worker that there may be something to read, if lago_push has ever had anything to
+/// do here. Cannot fail.
+pub fn wake_if_known() {
+    if let Some(slot) = slot_of(u32::from(process::own_database())) {
+        slot.wake();
     }
 }
 
@@ -209,6 +253,7 @@ impl Slot {
         self.ended_well.store(false, SeqCst);
         self.set_tick(None);
         self.set_state(State::Idle);
+        self.set_activity(Activity::Idle);
         self.pid.store(process::own_pid(), SeqCst);
         self.worker.store(process::own_place().0 + 1, SeqCst);
     }
@@ -259,6 +304,10 @@ impl Slot {
         self.state.store(state as u32, SeqCst);
     }
 
+    pub fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u32, SeqCst);
+    }
+
     pub fn note_activity(&self) {
         self.last_activity.store(process::now(), SeqCst);
     }
@@ -296,6 +345,8 @@ impl Slot {
             started_at: moment(&self.started_at),
             last_activity: moment(&self.last_activity),
             messages_per_second: self.thousandths_per_second.load(SeqCst) as f64 / 1000.0,
+            activity: pid.and_then(|_| Activity::of(self.activity.load(SeqCst))).map(Activity::words),
+            wanted: self.is_wanted(),
         }
     }
 }
@@ -307,6 +358,10 @@ pub struct Observation {
     pub started_at: Option<i64>,
     pub last_activity: Option<i64>,
     pub messages_per_second: f64,
+    /// None when it is not connected.
+    pub activity: Option<&'static str>,
+    /// Somebody has asked for a worker, and none has come to it yet.
+    pub wanted: bool,
 }
 
 /// Asks the worker of a database to leave it, and keeps it out for a while.

@@ -4,7 +4,7 @@
 //! in by streaming, it says so in a file of the data directory, for the worker to find after a promotion,
 //! be that after any number of restarts. It is connected to no database and ends with the recovery.
 
-use crate::pg::process::{self, Continue};
+use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{place, replication};
 use crate::shared;
 use pgrx::pg_sys;
@@ -26,7 +26,7 @@ pub extern "C-unwind" fn lago_push_standby(_argument: pg_sys::Datum) {
     let mut memory = Memory::default();
     while replication::in_recovery() {
         memory.refresh();
-        if process::wait(Some(LOOK_PAUSE), None) == Continue::No {
+        if process::wait(Wait::Promotion, Some(LOOK_PAUSE), None) == Continue::No {
             return;
         }
     }

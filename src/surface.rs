@@ -89,8 +89,8 @@ fn hide_statement(function: &str) {
     caller::show_activity(&format!("{function}(…)"));
 }
 
-/// Source of the view `workers`.
-#[pg_extern(name = "_workers", volatile)]
+/// The source of the view `workers` in version 0.1.0.
+#[pg_extern(name = "_workers", sql = false, volatile)]
 #[allow(clippy::type_complexity, reason = "the table of a view")]
 fn workers() -> TableIterator<
     'static,
@@ -114,6 +114,43 @@ fn workers() -> TableIterator<
                 seen.started_at.and_then(moment),
                 seen.last_activity.and_then(moment),
                 seen.messages_per_second,
+            ))
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// Source of the view `workers`.
+#[pg_extern(name = "_workers", volatile)]
+#[allow(clippy::type_complexity, reason = "the table of a view")]
+fn workers_and_activities() -> TableIterator<
+    'static,
+    (
+        name!(database_id, pg_sys::Oid),
+        name!(database, String),
+        name!(pid, Option<i32>),
+        name!(state, &'static str),
+        name!(started_at, Option<TimestampWithTimeZone>),
+        name!(last_activity, Option<TimestampWithTimeZone>),
+        name!(messages_per_second, f64),
+        name!(activity, Option<&'static str>),
+        name!(wanted, bool),
+    ),
+> {
+    let moment = |micros: i64| TimestampWithTimeZone::try_from(micros).ok();
+    let rows: Vec<_> = shared::slots()
+        .filter_map(|slot| {
+            let seen = slot.observe();
+            Some((
+                slot.database(),
+                process::database_name(slot.database())?,
+                seen.pid,
+                seen.state,
+                seen.started_at.and_then(moment),
+                seen.last_activity.and_then(moment),
+                seen.messages_per_second,
+                seen.activity,
+                seen.wanted,
             ))
         })
         .collect();

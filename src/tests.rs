@@ -6,6 +6,7 @@
 mod addresses;
 mod alterations;
 mod backfill;
+mod backlog;
 mod caps;
 mod capture;
 mod catalog;

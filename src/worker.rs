@@ -11,28 +11,29 @@ mod read;
 mod replies;
 mod settle;
 mod speed;
+mod start;
 mod ticks;
 
 use self::backed::Unbacked;
 use self::guard::Guard;
 use self::read::{now_unix, since_2000};
-use self::speed::Speed;
+use self::speed::{Pace, Speed};
 use self::ticks::Ticks;
 use crate::backoff::Dice;
 use crate::cap::Watch;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
-use crate::lane::{Lane, Next};
+use crate::lane::{Lane, Next, Pressure};
 use crate::message::Message;
 use crate::outbox::{self, Statements};
-use crate::pg::process::{self, Continue};
+use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{compat, xact};
 use crate::request::Shape;
 use crate::schedule::UnixMicros;
 use crate::sender::{Errand, Job, Senders, Transport};
 use crate::settings;
-use crate::shared::{self, Slot, State};
+use crate::shared::{self, Activity, Slot, State};
 use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -164,18 +165,26 @@ struct Worker {
     complete_at: UnixMicros,
     dice: Dice,
     speed: Speed,
+    /// How fast each destination takes messages.
+    paces: BTreeMap<i32, Pace>,
+    /// Below this id there is no message any more, as it was noted last.
+    start: i64,
+    /// When that was looked at last.
+    start_looked_at: Option<Instant>,
     /// What it knows of the counters of syncs with a cap.
     caps: Watch,
 }
 
 impl Worker {
     fn new(slot: &'static Slot) -> Result<Worker, Failure> {
+        let statements = xact::in_transaction(Statements::prepare)?;
+        let start = xact::in_transaction(|| outbox::start(&statements))?;
         Ok(Worker {
             slot,
             tables: xact::in_transaction(outbox::tables),
+            statements,
             version: xact::in_transaction(version::installed)?,
             guard: Guard::Asking,
-            statements: xact::in_transaction(Statements::prepare)?,
             senders: Senders::new()?,
             directory: None,
             lanes: BTreeMap::new(),
@@ -195,6 +204,9 @@ impl Worker {
             complete_at: UnixMicros::MIN,
             dice: Dice::new(u64::from(process::own_pid().unsigned_abs()) << 32 ^ process::now() as u64),
             speed: Speed::new(Instant::now()),
+            paces: BTreeMap::new(),
+            start,
+            start_looked_at: None,
             caps: Watch::default(),
         })
     }
@@ -234,7 +246,7 @@ impl Worker {
                 news |= self.slot.take_wanted();
             }
             if is_backed && (news || self.wants_to_read()) || self.slot.is_redefined() {
-                self.set_busy("reading the outbox");
+                self.set_busy(Activity::Reading);
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(Outbox::Gone);
                 }
@@ -246,7 +258,7 @@ impl Worker {
             let may_read = self.wants_to_read()
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none();
             if may_read && self.unbacked.is_none() {
-                if process::wait(Some(Duration::ZERO), None) == Continue::No {
+                if process::wait(Wait::Reply, Some(Duration::ZERO), None) == Continue::No {
                     return Ok(Outbox::Here);
                 }
                 continue;
@@ -267,19 +279,18 @@ impl Worker {
             let until_leave = settings::idle_timeout();
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
-            if at_rest {
+            let wait = if at_rest {
                 self.put_caps_right();
                 self.slot.set_state(State::Idle);
+                self.slot.set_activity(Activity::Idle);
                 self.slot.set_rate(0.0);
                 process::show_idle();
+                Wait::Idle
             } else {
                 self.slot.set_rate(self.speed.per_second(now));
-                match self.in_flight() {
-                    0 if self.unbacked.is_some() => process::show(backed::WAITING),
-                    requests => process::show(&format!("waiting for Lago: {requests} requests under way")),
-                }
-            }
-            if process::wait(timeout, Some(self.senders.descriptor())) == Continue::No {
+                self.show_wait()
+            };
+            if process::wait(wait, timeout, Some(self.senders.descriptor())) == Continue::No {
                 return Ok(Outbox::Here);
             }
             let rested = at_rest && due.is_none() && now.elapsed() >= settings::idle_timeout();
@@ -324,8 +335,9 @@ impl Worker {
             if self.in_flight() == 0 || left.is_zero() {
                 return Ok(());
             }
-            process::show("waiting for the last answers from Lago");
-            process::wait(Some(left), Some(self.senders.descriptor()));
+            self.slot.set_activity(Activity::Leaving);
+            process::show(Activity::Leaving.words());
+            process::wait(Wait::Reply, Some(left), Some(self.senders.descriptor()));
         }
     }
 
@@ -368,10 +380,29 @@ impl Worker {
         self.looked_at.map(|looked_at| looked_at + LOOK_PAUSE).filter(|look_at| *look_at > Instant::now())
     }
 
-    fn set_busy(&self, what: &str) {
+    fn set_busy(&self, what: Activity) {
         self.slot.set_state(State::Working);
+        self.slot.set_activity(what);
         self.slot.note_activity();
-        process::show(what);
+        process::show(what.words());
+    }
+
+    /// Shows what a worker that is not at rest waits for.
+    fn show_wait(&self) -> Wait {
+        let in_flight = self.in_flight();
+        let (activity, wait) = match in_flight {
+            0 if self.unbacked.is_some() => (Activity::Backing, Wait::Standby),
+            0 => (Activity::Pausing, Wait::Pause),
+            _ => (Activity::Waiting, Wait::Reply),
+        };
+        self.slot.set_activity(activity);
+        match activity {
+            Activity::Waiting => {
+                process::show(&format!("{}: {in_flight} requests under way", activity.words()))
+            }
+            _ => process::show(activity.words()),
+        }
+        wait
     }
 
     fn in_flight(&self) -> usize {
@@ -420,6 +451,7 @@ impl Worker {
                 jobs.push(Job { lane: *id, transport: Arc::clone(transport), shape, messages, errand });
             }
         }
+        self.note_pressure();
         let noted = self.note_begun(&jobs)?;
         let touched: BTreeSet<i32> = jobs.iter().map(|job| job.lane).collect();
         for job in jobs {
@@ -447,6 +479,20 @@ impl Worker {
             shared::publish_in_flight(id, self.lanes.get(&id).map_or(0, Lane::in_flight));
         }
         Ok(next_due)
+    }
+
+    /// Only what a destination takes while there is enough to do says how fast it is.
+    fn note_pressure(&mut self) {
+        let now = Instant::now();
+        for (id, lane) in &self.lanes {
+            let pace = self.paces.entry(*id).or_default();
+            let gate = self.directory.as_ref().and_then(|directory| directory.destinations.get(id));
+            match lane.pressure() {
+                Pressure::Full if gate.is_some_and(|known| known.gate == Gate::Open) => pace.press(now),
+                Pressure::Full | Pressure::None => pace.rest(now),
+            }
+        }
+        self.paces.retain(|id, _| self.lanes.contains_key(id));
     }
 
     /// Writes down, on disk and on synchronous standbys, which calls begin that must not be made twice:

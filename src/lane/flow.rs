@@ -93,6 +93,11 @@ impl Flow {
         }
     }
 
+    /// Whether nothing is known to be wrong.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// Takes note of what a reply says of the destination; `first` led the request. Gives the pause it
     /// starts, if it does.
     pub fn observe(

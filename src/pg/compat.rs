@@ -88,3 +88,37 @@ pub const EXTRA_WORKER_SETTINGS: &[(&str, &str)] = &[
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     ("transaction_timeout", "0"),
 ];
+
+/// The number by which the server shows a wait of an extension. Since 17 each may have a name of its own.
+pub fn wait_event(name: &'static core::ffi::CStr) -> u32 {
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        let _ = name;
+        pg_sys::PG_WAIT_EXTENSION
+    }
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: looks the name up in a table all processes share, and adds it if it is new.
+    unsafe {
+        pg_sys::WaitEventExtensionNew(name.as_ptr())
+    }
+}
+
+/// Begins a walk along an index, in the active snapshot. Since 18 the server counts what it does.
+pub fn begin_index_scan(
+    relation: pg_sys::Relation,
+    index: pg_sys::Relation,
+    keys: core::ffi::c_int,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: inside a query.
+    let snapshot = unsafe { pg_sys::GetActiveSnapshot() };
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: both relations are open, the index is one of the table's.
+    unsafe {
+        pg_sys::index_beginscan(relation, index, snapshot, keys, 0)
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: both relations are open, the index is one of the table's.
+    unsafe {
+        pg_sys::index_beginscan(relation, index, snapshot, std::ptr::null_mut(), keys, 0)
+    }
+}

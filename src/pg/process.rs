@@ -4,6 +4,7 @@ use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -115,9 +116,63 @@ pub fn set_for_worker(name: &str, value: &str) {
     };
 }
 
+/// What a process waits for, as pg_stat_activity.wait_event names it where the server can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The launcher, for somebody to need a worker.
+    Launcher,
+    /// A worker, for something to do.
+    Idle,
+    /// A worker, for answers.
+    Reply,
+    /// A worker, for the moment when the next request may go.
+    Pause,
+    /// A worker, for the synchronous standbys to have what it read.
+    Standby,
+    /// On a standby, for its promotion.
+    Promotion,
+    /// A session, for the answer to its own request.
+    Test,
+    /// A session, for the worker to leave its database.
+    Leave,
+}
+
+impl Wait {
+    const ALL: [(Wait, &'static CStr); 8] = [
+        (Wait::Launcher, c"LagoPushLauncher"),
+        (Wait::Idle, c"LagoPushIdle"),
+        (Wait::Reply, c"LagoPushReply"),
+        (Wait::Pause, c"LagoPushPause"),
+        (Wait::Standby, c"LagoPushStandby"),
+        (Wait::Promotion, c"LagoPushPromotion"),
+        (Wait::Test, c"LagoPushTest"),
+        (Wait::Leave, c"LagoPushLeave"),
+    ];
+
+    /// The server's number of it, asked for once in each process.
+    fn event(self) -> u32 {
+        thread_local! {
+            static KNOWN: Cell<[u32; Wait::ALL.len()]> = const { Cell::new([0; Wait::ALL.len()]) };
+        }
+        let mut known = KNOWN.get();
+        for ((wait, name), number) in Self::ALL.iter().zip(&mut known) {
+            if *wait == self {
+                if *number == 0 {
+                    *number = super::compat::wait_event(name);
+                    let event = *number;
+                    KNOWN.set(known);
+                    return event;
+                }
+                return *number;
+            }
+        }
+        pg_sys::PG_WAIT_EXTENSION
+    }
+}
+
 /// Waits until the latch is set, `descriptor` is readable or the time is up; then handles what the
 /// server may have asked of this process meanwhile. Says whether it may go on.
-pub fn wait(timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
+pub fn wait(what: Wait, timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     if descriptor.is_some() {
         events |= pg_sys::WL_SOCKET_READABLE;
@@ -135,7 +190,7 @@ pub fn wait(timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
             events as i32,
             descriptor.unwrap_or(-1),
             milliseconds,
-            pg_sys::PG_WAIT_EXTENSION,
+            what.event(),
         )
     };
     // SAFETY: as above.
@@ -157,9 +212,7 @@ pub fn wait(timeout: Option<Duration>, descriptor: Option<RawFd>) -> Continue {
 pub fn wait_for_bell(descriptor: RawFd) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: the latch is this process's own; the caller's descriptor is open.
-    unsafe {
-        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, descriptor, -1, pg_sys::PG_WAIT_EXTENSION)
-    };
+    unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, descriptor, -1, Wait::Test.event()) };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     pgrx::check_for_interrupts!();
@@ -331,7 +384,7 @@ pub fn wait_until(most: Duration, condition: impl Fn() -> bool) {
     while !condition() && std::time::Instant::now() < deadline {
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         // SAFETY: the latch is this process's own.
-        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, 10, pg_sys::PG_WAIT_EXTENSION) };
+        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, 10, Wait::Leave.event()) };
         // SAFETY: as above.
         unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
         pgrx::check_for_interrupts!();

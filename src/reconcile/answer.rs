@@ -6,8 +6,9 @@
 
 use super::event::Shown;
 use super::listing::{Page, Turned};
-use crate::verdict::answer::{code, in_short, object};
+use crate::verdict::answer::{begins_with_key, code, in_short, object};
 use crate::verdict::{Outcome, Reply};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -70,6 +71,9 @@ pub fn next(outcome: &Outcome) -> Next<'_> {
     };
     let answer = in_short(reply.status, &reply.body);
     match (reply.status, code(&reply.body).as_deref()) {
+        (200..=299, _) if breaks_off(&reply.body) => {
+            Next::AskAgain { why: "Lago's answers break off.".into(), wait: None }
+        }
         (200..=299, _) | (404, Some("event_not_found")) => Next::Read(reply),
         (429, _) => Next::SlowDown(reply.wait.or(reply.allowance.map(|allowance| allowance.reset))),
         (408 | 500..=599, _) => Next::AskAgain { why: format!("Lago answers {answer}."), wait: reply.wait },
@@ -94,6 +98,13 @@ pub fn next(outcome: &Outcome) -> Next<'_> {
             "See what stands between here and Lago; lago_push.send_test() shows whole answers.",
         ),
     }
+}
+
+/// Whether it begins as an answer of Lago's does, and does not end as one.
+fn breaks_off(body: &[u8]) -> bool {
+    body.len() < CUT_OFF_BYTES
+        && begins_with_key(body, &["events", "event"])
+        && serde_json::from_slice::<IgnoredAny>(body).is_err()
 }
 
 /// Not Lago's, whatever its status says.
@@ -177,6 +188,8 @@ mod tests {
             let outcome = Outcome::Reply(reply(status, "<html>"));
             assert!(matches!(next(&outcome), Next::AskAgain { .. }), "{status}");
         }
+        let broken = Outcome::Reply(reply(200, r#"{"events":[{"transaction"#));
+        assert!(matches!(next(&broken), Next::AskAgain { .. }));
         let failed = Outcome::Failed { why: "connection refused".into(), sent: Sent::No };
         assert!(matches!(next(&failed), Next::AskAgain { why, .. } if why.contains("connection refused")));
     }

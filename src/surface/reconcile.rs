@@ -180,24 +180,11 @@ fn reconcile(wanted: &Request) -> Result<Vec<Row>, Refusal> {
         expected.push(Witness::Unsettled, &sent);
     });
     expected.seal();
-    if left_aside.untimed > 0 {
+    if left_aside > 0 {
         notice(
-            format!(
-                "{} rows of sync \"{name}\" were left aside: their events have no timestamp of their own",
-                left_aside.untimed
-            ),
-            "Their time was that of their capture, which no row tells later.",
-            "Give the template a timestamp, such as {{ row.created_at }}.",
-        );
-    }
-    if left_aside.unrendered > 0 {
-        notice(
-            format!(
-                "{} rows of sync \"{name}\" were left aside: they cannot be rendered",
-                left_aside.unrendered
-            ),
-            "Captured now, they would become dead letters.",
-            "lago_push.preview() shows why.",
+            format!("{left_aside} rows of sync \"{name}\" were left aside"),
+            "They cannot be rendered, or only as they were at the time of their capture.",
+            "lago_push.preview() shows what cannot be rendered.",
         );
     }
     if unsettled > 0 {
@@ -332,7 +319,7 @@ impl Finding {
     fn row(self, sync_id: i32) -> Row {
         let (finding, detail, resent) = match self.what {
             What::Missing { asked: Asked::Yes, again: Some(again), .. } => {
-                capture::capture_again(sync_id, again.operation, again.key, &again.payload);
+                capture::add_message(sync_id, again.operation, None, again.key, &again.payload);
                 (
                     "missing",
                     "Lago does not have it; it is sent again when this transaction commits".into(),

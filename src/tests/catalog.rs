@@ -30,6 +30,13 @@ mod tests {
             "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
+            "function lago_push._backlog(bigint,bigint)",
+            "function lago_push._letters(integer,bigint)",
+            "function lago_push._recount(text)",
+            "function lago_push.recount(text)",
+            "table lago_push.outbox_start",
+            "view lago_push._figures",
+            "view lago_push.metrics",
             "function lago_push._attach(integer)",
             "function lago_push._backfill_begin(integer,bytea,integer,boolean)",
             "function lago_push._backfill_condition(lago_push.sync,text)",
@@ -241,6 +248,7 @@ mod tests {
                 "backfill",
                 "IN sync text, IN filter text DEFAULT NULL::text, IN chunk integer DEFAULT 10000, IN restart boolean DEFAULT false",
             ),
+            ("recount", "sync text DEFAULT NULL::text"),
             ("grant_access", "role regrole, access text"),
             ("revoke_access", "role regrole"),
         ] {
@@ -265,6 +273,7 @@ mod tests {
             ("discard", "bigint"),
             ("correct", "void"),
             ("flush", "boolean"),
+            ("recount", "SETOF lago_push.ledger"),
         ] {
             let result = text(&format!("select pg_get_function_result('lago_push.{function}'::regproc)"));
             assert_eq!(result, expected, "{function}");
@@ -288,11 +297,11 @@ mod tests {
         for (view, columns) in [
             (
                 "status",
-                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at",
+                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in",
             ),
             (
                 "destinations",
-                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since",
+                "name url state in_flight requests failures rate_limit next_attempt_at last_status last_error last_error_at held_since messages_per_second",
             ),
             ("outbox", "id sync enqueued_at attempts next_attempt_at last_error payload path"),
             ("replies", "id sync operation payload status reply replied_at"),
@@ -300,10 +309,14 @@ mod tests {
                 "dead_letters",
                 "id sync operation payload source_row reason reply_status reply attempts died_at path",
             ),
-            ("workers", "database pid state started_at last_activity messages_per_second"),
+            ("workers", "database pid state started_at last_activity messages_per_second activity"),
             ("endpoints", "name method path root required batch idempotent example"),
             ("backfills", "sync state rows_done rows_estimated started_at finished_at rate eta moved_at"),
-            ("ledger", "sync captured delivered duplicate dead redriven discarded pending balanced"),
+            (
+                "ledger",
+                "sync captured delivered duplicate dead redriven discarded pending balanced estimated",
+            ),
+            ("metrics", "name labels value"),
         ] {
             let found = texts(&format!(
                 "select a.attname::text from pg_attribute a
@@ -334,6 +347,12 @@ mod tests {
             ("backfills", "rows_done", "bigint"),
             ("backfills", "rate", "double precision"),
             ("backfills", "eta", "interval"),
+            ("status", "estimated", "boolean"),
+            ("status", "bytes_waiting", "bigint"),
+            ("status", "bytes_per_second", "bigint"),
+            ("status", "drains_in", "interval"),
+            ("metrics", "labels", "jsonb"),
+            ("metrics", "value", "double precision"),
             ("replies", "payload", "jsonb"),
             ("replies", "reply", "jsonb"),
             ("replies", "status", "integer"),
@@ -358,7 +377,7 @@ mod tests {
         let silent = texts(
             "select c.relname || '.' || a.attname from pg_class c
                join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-              where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v'
+              where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v' and c.relname not like '\\_%'
                 and coalesce(col_description(c.oid, a.attnum), '') = ''
               order by c.relname, a.attnum",
         );
@@ -411,14 +430,17 @@ mod tests {
         assert_eq!(
             granted,
             [
+                "pg_monitor EXECUTE _backlog",
                 "pg_monitor EXECUTE _capped",
                 "pg_monitor EXECUTE _endpoints",
                 "pg_monitor EXECUTE _in_flight",
+                "pg_monitor EXECUTE _letters",
                 "pg_monitor EXECUTE _workers",
                 "pg_monitor SELECT backfills",
                 "pg_monitor SELECT destinations",
                 "pg_monitor SELECT endpoints",
                 "pg_monitor SELECT ledger",
+                "pg_monitor SELECT metrics",
                 "pg_monitor SELECT status",
                 "pg_monitor SELECT workers",
                 "pg_monitor USAGE schema lago_push"
@@ -427,7 +449,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_dump_carries_every_table_but_the_keys_and_the_mark_of_who_delivers() {
+    fn a_dump_carries_every_table_but_the_keys_and_the_mark() {
         let dumped = texts(
             "select c.oid::regclass::text from pg_extension e cross join unnest(e.extconfig) d(id) join pg_class c on c.oid = d.id
               where e.extname = 'lago_push'",
@@ -443,7 +465,10 @@ mod tests {
             sorted(dumped),
             sorted(
                 kept.into_iter()
-                    .filter(|name| name != "lago_push.api_key" && name != "lago_push.instance")
+                    .filter(|name| {
+                        !["lago_push.api_key", "lago_push.instance", "lago_push.outbox_start"]
+                            .contains(&name.as_str())
+                    })
                     .collect()
             )
         );

@@ -5,8 +5,9 @@
 //! So what was read waits until the standbys have the log up to that read, as it waits for the disk.
 
 use super::Worker;
-use crate::pg::process::{self, Continue};
+use crate::pg::process::{self, Continue, Wait};
 use crate::pg::replication;
+use crate::shared::Activity;
 use std::time::{Duration, Instant};
 
 /// What was read and is not known to be with the standbys.
@@ -52,9 +53,10 @@ impl Worker {
     pub(super) fn wait_for_standbys(&self, end: u64) -> Continue {
         let unbacked = Unbacked::new(end);
         while !unbacked.is_over() {
-            process::show(WAITING);
+            self.slot.set_activity(Activity::Backing);
+            process::show(Activity::Backing.words());
             if self.slot.keep_out_microseconds() > 0
-                || process::wait(Some(unbacked.pause()), None) == Continue::No
+                || process::wait(Wait::Standby, Some(unbacked.pause()), None) == Continue::No
             {
                 return Continue::No;
             }
@@ -62,6 +64,3 @@ impl Worker {
         Continue::Yes
     }
 }
-
-/// What pg_stat_activity shows meanwhile.
-pub(super) const WAITING: &str = "waiting for a synchronous standby";

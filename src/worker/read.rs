@@ -365,6 +365,7 @@ impl Worker {
                 pgrx::warning!("lago_push cannot deliver sync \"{}\" as defined: {flaw}", sync.name);
             }
         }
+        self.leave_behind(&directory);
         let moved = self.follow_moves(&directory);
         let open = |sync: i32| directory.syncs.get(&sync).is_some_and(|sync| sync.gate == Gate::Open);
         for lane in self.lanes.values_mut() {
@@ -407,6 +408,23 @@ impl Worker {
                 self.ticks.put_due(*id, range);
             }
             self.ticks.reschedule(*id, new.schedule.as_ref(), now_unix());
+        }
+    }
+
+    /// What a lane had no room for may be of a sync that is no longer open; the lane will not read that.
+    fn leave_behind(&mut self, directory: &Directory) {
+        let Some(old) = &self.directory else { return };
+        for (id, old) in &old.syncs {
+            let closes = old.gate == Gate::Open
+                && directory
+                    .syncs
+                    .get(id)
+                    .is_some_and(|new| new.gate == Gate::Held && new.schedule.is_none());
+            let behind = self.lanes.get(&old.destination).and_then(|lane| lane.behind);
+            if let Some(range) = behind.filter(|_| closes) {
+                widen(&mut self.paused, *id, range.from);
+                widen(&mut self.paused, *id, range.to);
+            }
         }
     }
 

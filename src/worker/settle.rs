@@ -13,6 +13,7 @@ use crate::message::{Message, Tried};
 use crate::outbox::{self, Again, Dead, Health, Keeping, Kept, Settlement};
 use crate::pg::{process, xact};
 use crate::sender::{Done, Errand};
+use crate::shared::Activity;
 use crate::verdict::{self, Condition, Fate, Outcome, Verdict};
 use crate::{settings, shared};
 use std::sync::Arc;
@@ -41,10 +42,12 @@ impl Worker {
         if settlement.is_empty() {
             return Ok(());
         }
-        self.set_busy("settling");
+        self.set_busy(Activity::Settling);
         self.speed.count(settlement.gone.len(), Instant::now());
-        let left = settlement.left_by_sync();
+        settlement.start = self.new_start();
+        let (start, left) = (settlement.start, settlement.left_by_sync());
         let keeping = xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+        self.start = start.unwrap_or(self.start);
         left.into_iter().for_each(|(sync, messages)| self.caps.left(sync, messages));
         if keeping == Keeping::TooLong {
             self.no_replies_until = Some(Instant::now() + REPLIES_PAUSE);
@@ -90,6 +93,7 @@ impl Worker {
         let (mut first_half, mut second_half) = (Vec::new(), Vec::new());
         let half = done.messages.len().div_ceil(2);
         let most_attempts = settings::max_attempts();
+        let gone_before = settlement.gone.len();
         let Some(lane) = self.lanes.get_mut(&done.lane) else { return };
         // In reverse, because what goes again goes to the front.
         for (index, ((mut message, fate), whereto)) in
@@ -172,6 +176,12 @@ impl Worker {
         for mut set in [first_half, second_half] {
             set.reverse();
             lane.resend_set(set, now);
+        }
+        if let Some(pace) = self.paces.get_mut(&done.lane) {
+            pace.count(settlement.gone.len() - gone_before);
+            if let Some(per_second) = pace.per_second(now) {
+                settlement.health.entry(done.lane).or_default().pace = Some(per_second);
+            }
         }
         for (destination, id) in moved {
             if let Some(lane) = self.lanes.get_mut(&destination) {

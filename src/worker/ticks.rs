@@ -74,6 +74,11 @@ impl Ticks {
         self.waiting.keys().filter(|(sync, _)| is_open(*sync)).map(|(_, tick)| *tick).min()
     }
 
+    /// The lowest id of what waits for the clock, or had its tick and is still to be read.
+    pub fn first_id(&self) -> Option<i64> {
+        self.waiting.values().chain(self.due.values()).map(|range| range.from).min()
+    }
+
     /// Whether anything of a sync waits here.
     pub fn holds(&self, sync: i32) -> bool {
         self.due.contains_key(&sync)
@@ -158,6 +163,7 @@ mod tests {
         assert_eq!(ticks.due(1), None);
         ticks.come_to(10 * SECOND, |_| true);
         assert_eq!(ticks.due(1), Some(Range { from: 1, to: 2 }));
+        assert_eq!(ticks.first_id(), Some(1));
         assert_eq!(ticks.next(|_| true), Some(20 * SECOND));
         ticks.come_to(25 * SECOND, |_| true);
         assert_eq!(ticks.due(1), Some(Range { from: 1, to: 3 }));
@@ -172,6 +178,7 @@ mod tests {
         assert_eq!(ticks.due(1), Some(one(2)));
         ticks.read(1, Progress::Complete);
         assert_eq!(ticks.due_syncs().count(), 0);
+        assert_eq!(ticks.first_id(), Some(3));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::recipe::{Recipe, Whole};
 use crate::reconcile::Period;
 use crate::reconcile::event::Sent;
 use crate::reconcile::expected::Witness;
-use crate::reconcile::outline::Outline;
+use crate::reconcile::outline::{Outline, Time};
 use crate::sync::Stored;
 use crate::template;
 use chrono::{DateTime, SecondsFormat};
@@ -41,13 +41,6 @@ pub struct Found<'a> {
     pub payload: &'a [u8],
     /// What it is put in order by, if that is known.
     pub key: Option<i64>,
-}
-
-/// Rows of which nobody can say what should be in Lago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftAside {
-    pub unrendered: u64,
-    pub untimed: u64,
 }
 
 impl<'a> Reading<'a> {
@@ -97,11 +90,13 @@ impl<'a> Reading<'a> {
     }
 
     /// Hands over every event of the period of which a row or a kept reply says that it should be in Lago.
-    pub fn events(&self, visit: &mut dyn FnMut(Found<'_>)) -> LeftAside {
-        let mut left_aside = LeftAside::default();
+    /// Gives the number of rows of which nobody can say that: they cannot be rendered, or what they would
+    /// be rendered to depends on when.
+    pub fn events(&self, visit: &mut dyn FnMut(Found<'_>)) -> u64 {
+        let mut left_aside = 0;
         // A mapper or a filter may write, and what it writes may be captured: looking must send nothing.
         xact::undone(|| {
-            if self.captures_inserts() {
+            if self.captures_inserts() && self.outline.time == Time::OfRow {
                 self.rows(visit, &mut left_aside);
             }
             self.replies(visit);
@@ -114,7 +109,7 @@ impl<'a> Reading<'a> {
             && self.subscription.as_ref().is_none_or(|wanted| *wanted == sent.subscription)
     }
 
-    fn rows(&self, visit: &mut dyn FnMut(Found<'_>), left_aside: &mut LeftAside) {
+    fn rows(&self, visit: &mut dyn FnMut(Found<'_>), left_aside: &mut u64) {
         let query = encoding::to_server(&self.query());
         let mut payload = Vec::new();
         // The filter, the policies and the mapper are the code of whoever owns the table.
@@ -130,9 +125,8 @@ impl<'a> Reading<'a> {
                     payload: &payload,
                     key,
                 }),
-                Rendered::Event { sent, .. } if sent.unix_micros.is_none() => left_aside.untimed += 1,
                 Rendered::Event { .. } | Rendered::Nothing => {}
-                Rendered::Failed => left_aside.unrendered += 1,
+                Rendered::Failed => *left_aside += 1,
             }
         });
     }
@@ -176,7 +170,7 @@ impl<'a> Reading<'a> {
     }
 
     fn render(&self, row: &Apart, payload: &mut Vec<u8>) -> Rendered {
-        let view = self.recipe.view(Origin::Past, Operation::Insert, row.tuple(), None);
+        let view = self.recipe.view(Origin::Existing, Operation::Insert, row.tuple(), None);
         let read = match self.recipe.payload(&view, payload) {
             Ok(Whole::Payload(read)) => read,
             Ok(Whole::Skipped) => return Rendered::Nothing,
@@ -190,8 +184,8 @@ impl<'a> Reading<'a> {
             },
         };
         let Some(sent) = Sent::read(&value) else { return Rendered::Failed };
-        // What is refused at capture is a dead letter. A time that is not known is no reason to.
-        if sent.unix_micros.is_some() && self.recipe.address(&view, read, payload).is_err() {
+        // What is refused at capture is a dead letter.
+        if self.recipe.address(&view, read, payload).is_err() {
             return Rendered::Failed;
         }
         let key = self.recipe.order_key(&view).unwrap_or_default();

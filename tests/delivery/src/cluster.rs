@@ -87,16 +87,22 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a cluster and waits until it accepts connections.
     pub fn start(options: &Options) -> Arc<Self> {
+        let cluster = Self::prepare(options);
+        cluster.start_again();
+        cluster
+    }
+
+    /// Makes a cluster and does not start it.
+    pub fn prepare(options: &Options) -> Arc<Self> {
         let cluster = Self::without_data(options);
         cluster.init();
         cluster.configure(options);
-        cluster.start_again();
         Arc::new(cluster)
     }
 
     /// A folder and a guard; the data directory is for the caller to make.
     pub(crate) fn without_data(options: &Options) -> Self {
-        let programs = options.programs.clone().unwrap_or_else(programs);
+        let programs = options.programs.clone().unwrap_or_else(|| programs_of(&pg_config()));
         let folder = make_folder();
         let guard = start_guard(&folder);
         Self {
@@ -123,6 +129,10 @@ impl Cluster {
             .arg(self.data())
             .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"])
             .stdin(Stdio::null());
+        // Of two that pg_upgrade brings together, both must have them or neither.
+        if self.version >= 18 {
+            initdb.arg("--no-data-checksums");
+        }
         let out = initdb.output().unwrap_or_else(|e| panic!("initdb does not run: {e}"));
         assert!(out.status.success(), "initdb failed: {}", String::from_utf8_lossy(&out.stderr));
     }
@@ -203,12 +213,40 @@ impl Cluster {
         }
     }
 
+    /// Makes this cluster, of a later version and never started, what the other was when it was stopped.
+    pub fn take_over(&self, old: &Self) {
+        assert!(lock(&self.postmaster).is_none() && lock(&old.postmaster).is_none(), "both must be stopped");
+        let mut upgrade = self.server_program("pg_upgrade");
+        upgrade.arg("-b").arg(&old.programs).arg("-B").arg(&self.programs);
+        upgrade.arg("-d").arg(old.data()).arg("-D").arg(self.data());
+        upgrade.arg("-s").arg(&self.folder).args(["-U", "postgres"]).stdin(Stdio::null());
+        let out = upgrade.output().unwrap_or_else(|e| panic!("pg_upgrade does not run: {e}"));
+        // What went wrong is in one of its logs; its own output says in which.
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let named = said.split('"').find(|word| word.ends_with(".log")).map(fs::read_to_string);
+        let log = named.and_then(Result::ok).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(30).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        assert!(out.status.success(), "pg_upgrade failed: {said}\n{}", tail.join("\n"));
+    }
+
     /// Kills one process of this cluster the hard way, the way the kernel does when memory runs out.
     pub fn kill9(&self, pid: i32) {
         let ours = self.connect("postgres").query_opt("select from pg_stat_activity where pid = $1", &[&pid]);
         assert!(matches!(ours, Ok(Some(_))), "process {pid} is none of this cluster's");
         let pid = Pid::from_raw(pid).expect("a process id is positive");
         kill_process(pid, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill process {pid:?}: {e}"));
+    }
+
+    /// Kills a process and waits until the server has noticed and recovered: losing any process that might have
+    /// corrupted shared memory, it throws all others out and starts over.
+    pub fn kill9_and_recover(&self, pid: i32) {
+        let mut witness = self.connect("postgres");
+        self.kill9(pid);
+        wait_until("the server has noticed the death", PATIENCE, || {
+            witness.simple_query("select 1").is_err()
+        });
+        self.wait_until_ready();
     }
 
     /// The worker that is connected to this database, if there is one.
@@ -364,9 +402,9 @@ fn pg_config() -> String {
     env::var(PG_CONFIG_VARIABLE).unwrap_or_else(|_| "pg_config".into())
 }
 
-fn programs() -> PathBuf {
-    let pg_config = pg_config();
-    let out = Command::new(&pg_config).arg("--bindir").output();
+/// The folder of the programs of the PostgreSQL that has this pg_config.
+pub fn programs_of(pg_config: &str) -> PathBuf {
+    let out = Command::new(pg_config).arg("--bindir").output();
     let out = out.unwrap_or_else(|e| panic!("{pg_config} does not run ({e}): set {PG_CONFIG_VARIABLE}"));
     assert!(out.status.success(), "{pg_config} --bindir failed");
     PathBuf::from(String::from_utf8_lossy(&out.stdout).trim())

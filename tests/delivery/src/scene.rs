@@ -137,6 +137,12 @@ impl Scene {
         self.observer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// The database is on another server from here on.
+    pub fn move_to(&mut self, cluster: Arc<Cluster>) {
+        self.disconnect();
+        self.cluster = cluster;
+    }
+
     /// The rows of a query.
     #[track_caller]
     pub fn rows(&self, sql: &str) -> Vec<Row> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::thread;
+use std::time::Duration;
 
 use delivery::cluster::{Cluster, Options, Stop};
 use delivery::oracle::assert_billed_exactly_once;
@@ -269,4 +270,62 @@ fn a_sync_made_anew_begins_with_an_empty_outbox() {
     let mut db = scene.db();
     db.batch_execute(&insert_rows("usage", 10)).unwrap();
     assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+}
+
+#[test]
+fn what_has_left_makes_room_while_the_rest_waits() {
+    // One after the other, so that some have gone and others have not.
+    let scene = held_scene("max_pending => 200, when_full => 'raise', order_by => '{{ op }}'");
+    let mut db = scene.db();
+    db.batch_execute(&insert_rows("usage", 200)).unwrap();
+    assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+    scene.lago.set_latency(Duration::from_millis(20));
+    scene.sql("select lago_push.release('lago')");
+    wait_until("some have arrived", PATIENCE, || scene.lago.stored_count() >= 5);
+    scene.sql("select lago_push.hold('lago')");
+    let at_rest = "select state like 'held%' and in_flight = 0 from lago_push.destinations";
+    wait_until("no request is under way", PATIENCE, || scene.value::<bool>(at_rest));
+    let waiting = wait_until("what was answered is settled", PATIENCE, || {
+        let waiting = scene.status("usage").pending;
+        (waiting + scene.lago.stored_count() as i64 == 200).then_some(waiting)
+    });
+    assert!((1..200).contains(&waiting), "{waiting} wait");
+    let room = usize::try_from(200 - waiting).unwrap();
+    wait_until("what has left is taken off", PATIENCE, || {
+        db.batch_execute(&insert_rows("usage", room)).is_ok()
+    });
+    assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+    assert_eq!(counts(&scene), (200, 0));
+}
+
+#[test]
+fn a_count_made_in_the_middle_leaves_out_what_the_transaction_wrote_itself() {
+    let scene = held_scene(STRICT);
+    let (mut db, mut other) = (scene.db(), scene.db());
+    // Every function of lago_push has the rows before it written.
+    db.batch_execute(&format!("begin; {}; select lago_push.pause('usage')", insert_rows("usage", 4)))
+        .unwrap();
+    // After this nobody knows how many wait.
+    other.batch_execute("begin; create table spare (); prepare transaction 'caps_spare'").unwrap();
+    other.batch_execute("rollback prepared 'caps_spare'").unwrap();
+    db.batch_execute(&insert_rows("usage", 6)).unwrap();
+    assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+}
+
+#[test]
+fn a_count_of_far_too_many_stops_and_begins_again_when_they_have_gone() {
+    let scene = held_scene("");
+    scene.sql(&insert_rows("usage", 10_100));
+    scene.sql("select lago_push.alter_sync('usage', max_pending => 10, when_full => 'raise')");
+    let mut db = scene.db();
+    assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+    let known = "select waiting from lago_push._capped()";
+    assert_eq!(scene.value::<i64>(known), 10_010, "no more were counted");
+    // More have gone than were counted, and some still wait.
+    scene.sql("delete from lago_push.message where id in (select id from lago_push.message order by id limit 10095)");
+    scene.sql("select lago_push.alter_sync('usage', max_pending => 20000)");
+    db.batch_execute(&insert_rows("usage", 1)).unwrap();
+    assert_eq!(scene.value::<i64>(known), 6, "counted anew, and one more");
+    let_all_go(&scene);
+    wait_until("the worker has put it right", PATIENCE, || scene.value::<i64>(known) == 0);
 }

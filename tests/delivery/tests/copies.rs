@@ -228,7 +228,9 @@ fn a_dump_restored_under_the_eyes_of_a_worker_holds_too() {
     scene.lago.resume().unwrap();
     let requests = scene.lago.request_count();
     restore(&scene.cluster, &copy, data);
+    // What any change of a definition does, too.
     db.batch_execute(ONE_ROW).unwrap();
+    db.batch_execute("select lago_push._wake()").unwrap();
     wait_until("the copy's destination is held", PATIENCE, || {
         db.query_one(STATE, &[])
             .unwrap()

@@ -41,8 +41,9 @@ const NO_SENTENCES: [(&str, &str); 9] = [
     ),
 ];
 
-/// The pages beside the README that are tried out here; docs/recipes has a test of its own.
-const PAGES: [&str; 3] = ["docs/templates.md", "docs/endpoints.md", "docs/verdicts.md"];
+/// The pages beside the README that are tried out here; docs/recipes has a test of its own, and what runs on
+/// several servers is in scaling.rs.
+const PAGES: [&str; 4] = ["docs/templates.md", "docs/endpoints.md", "docs/verdicts.md", "docs/scaling.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -117,7 +118,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     assert!(tried.run >= 35, "only {} SQL blocks were found", tried.run);
     assert!(tried.compared >= 22, "only {} blocks with output were found", tried.compared);
     assert!(tried.failed_on_purpose >= 3, "only {} blocks with an error were found", tried.failed_on_purpose);
-    assert_eq!(billed("api_calls"), Some((7, Some("2454.5".into()))));
+    assert_eq!(billed("api_calls"), Some((12, Some("2454.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
     assert_eq!(billed("uploads"), Some((2501, Some("3751.5".into()))), "existing rows, each once");
@@ -220,7 +221,9 @@ fn every_setting_is_described_as_it_is() {
     let page = readme();
     let described = section(&page, "## Settings");
     let cluster = Cluster::start(&Options::default());
-    let sql = "select name, boot_val, unit, min_val, max_val from pg_settings where name like 'lago_push.%'";
+    let sql = "select name, boot_val, case vartype when 'enum' then 'word' else unit end,
+                      min_val || ' to ' || max_val, array_to_string(enumvals, ', ')
+                 from pg_settings where name like 'lago_push.%'";
     let settings = cluster.connect("postgres").query(sql, &[]).unwrap();
     let in_source = read("src/settings.rs").matches("c\"lago_push.").count();
     assert_eq!(settings.len(), in_source, "settings of the server and of the source");
@@ -234,7 +237,8 @@ fn every_setting_is_described_as_it_is() {
             None => panic!("{} has no unit", text(0)),
         };
         let cells = row(described, text(0)).unwrap_or_else(|| panic!("{} is not described", text(0)));
-        assert_eq!(cells[1..4], [text(1), unit, &format!("{} to {}", text(3), text(4))], "{}", text(0));
+        let range: Option<&str> = setting.get::<_, Option<&str>>(3).or_else(|| setting.get(4));
+        assert_eq!(cells[1..4], [text(1), unit, range.unwrap_or_default()], "{}", text(0));
     }
 }
 
@@ -252,13 +256,15 @@ fn every_function_and_every_parameter_is_described_as_it_is() {
         let (name, parameters, signature): (&str, Vec<String>, &str) =
             (function.get(0), function.get(1), function.get(2));
         for column in function.get::<_, Vec<String>>(3) {
-            let part = section(&page, "## Before it counts");
+            let part =
+                section(&page, if name == "reconcile" { RECONCILIATION } else { "## Before it counts" });
             let listed = rows(part).any(|cells| code(&cells[0]).any(|name| *name == column));
             assert!(listed, "{name} gives a column {column}");
         }
         let part = match name {
             "create_destination" | "alter_destination" => section(&page, "## Destinations"),
             "create_sync" | "alter_sync" => section(&page, "## Syncs"),
+            "reconcile" => section(&page, RECONCILIATION),
             _ => &page,
         };
         assert!(
@@ -380,11 +386,14 @@ fn fixed_parts(format: &str) -> Vec<String> {
     parts.map(|part| part.trim().to_owned()).filter(|part| part.chars().any(char::is_alphabetic)).collect()
 }
 
+const RECONCILIATION: &str = "## Reconciliation";
+
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 28] = [
+const SOURCES: [&str; 30] = [
     "src/cap.rs",
     "src/defaults.rs",
+    "src/instance.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
     "src/liquid/lists.rs",
@@ -408,6 +417,7 @@ const SOURCES: [&str; 28] = [
     "src/verdict/any.rs",
     "src/verdict/events.rs",
     "src/verdict/single.rs",
+    "src/worker/guard.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
     "sql/letters.sql",

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use delivery::cluster::{Cluster, Options};
 use delivery::oracle::assert_billed_exactly_once;
 use delivery::scene::Scene;
+use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
 use postgres::Client;
 
@@ -310,6 +311,12 @@ fn what_a_database_sets_for_its_sessions_changes_nothing_for_capture_and_worker(
     scene.sql(
         "insert into public.usage (subscription, amount) select 'sub_1', n from generate_series(1, 20) n",
     );
+    wait_until("the rows have arrived", PATIENCE, || scene.lago.stored_count() == 20);
+    // The test itself must not step into it.
+    scene.sql(&format!(
+        "alter database \"{0}\" reset search_path; alter database \"{0}\" reset standard_conforming_strings",
+        scene.database
+    ));
+    scene.disconnect();
     assert_billed_exactly_once(&scene);
-    assert_eq!(scene.lago.stored_count(), 20);
 }

@@ -219,6 +219,27 @@ fn a_column_of_the_filter_is_kept_by_postgresql_and_follows_a_new_name() {
     assert_billed(&scene, "select subscription, amount from usage where charged");
 }
 
+#[test]
+fn a_trigger_that_went_with_a_column_is_made_again_by_activate() {
+    let scene = Scene::new();
+    scene.usage_table("usage");
+    scene.sql("alter table usage add column billable boolean default true");
+    scene.draft("usage", "filter => 'new.billable'");
+    scene.activate("usage");
+    scene.sql(ONE_ROW);
+    scene.sql("alter table usage drop column billable cascade");
+    scene.sql(ONE_ROW);
+    let refusal = scene.sql_error("select lago_push.activate('usage')");
+    assert!(refusal.contains("billable"), "{refusal}");
+    scene.sql("select lago_push.alter_sync('usage', filter => ''), lago_push.activate('usage')");
+    scene.sql(ONE_ROW);
+    // The second row is an existing row now.
+    scene.wait_for_exactly(&["usage-1", "usage-3"]);
+    assert_balanced(&scene);
+    scene.sql("select lago_push.activate('usage')");
+    assert_eq!(scene.value::<i64>("select count(*) from lago_push._triggers('usage')"), 1);
+}
+
 // ---- tables ------------------------------------------------------------------------------------
 
 #[test]

@@ -698,3 +698,33 @@ fn waiting_ends_as_soon_as_the_condition_holds() {
         server.wait_for("a fourth event", Duration::from_millis(1), |server| server.stored_count() == 4);
     assert!(in_vain.is_err_and(|error| error.contains("a fourth event")));
 }
+
+// What a store that can be trusted never does
+
+#[test]
+fn events_are_lost_altered_and_made_up_on_demand() {
+    for (server, mut client) in [postgres(), clickhouse()] {
+        client.batch(&[event("a"), event("b"), event("c"), event("d")]);
+        let lost = client.post("/_fake/lose_events", r#""a""#).json();
+        assert_eq!(lost["lost"], json!(["a"]));
+        assert_eq!(client.post("/_fake/lose_events", r#"["a", "b"]"#).json()["lost"], json!(["b"]));
+        let by_chance = client.post("/_fake/lose_events", r#"{"random": 1, "seed": 3}"#).json();
+        assert_eq!(by_chance["lost"].as_array().map(Vec::len), Some(1));
+        let left = if by_chance["lost"][0] == "c" { "d" } else { "c" };
+        assert_eq!(client.get("/api/v1/events/a").status, 404);
+        assert_eq!(client.batch(&[event("a")]).status, 200, "its id is free again");
+
+        let change = json!({"transaction_id": left, "set": {"code": "other", "timestamp": "1700000000.5"}});
+        assert_eq!(client.post("/_fake/alter_event", &change.to_string()).status, 200);
+        let altered = client.get(&format!("/api/v1/events/{left}")).json();
+        assert_eq!(altered["event"]["code"], "other");
+        assert_eq!(altered["event"]["timestamp"], "2023-11-14T22:13:20.500Z");
+        assert_eq!(client.post("/_fake/alter_event", r#"{"transaction_id":"b","set":{}}"#).status, 400);
+
+        assert_eq!(client.post("/_fake/add_event", &event("made up").to_string()).status, 200);
+        assert_eq!(client.post("/_fake/add_event", "{}").status, 400);
+        let listed = client.get("/api/v1/events?per_page=10").json();
+        assert_eq!(listed["meta"]["total_count"], 3);
+        assert!(ids(&server).contains(&"made up".to_owned()));
+    }
+}
