@@ -30,6 +30,25 @@ begin
      where i.classoid = 'pg_proc'::regclass and i.objoid = new and i.objsubid = 0;
 end $body$;
 
+-- What is new is closed to everybody, whatever default privileges this database has.
+create function lago_push._close(kind text, object text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $body$
+declare
+    grantee text;
+begin
+    execute format('revoke all on %s %s from public', kind, object);
+    for grantee in
+        select distinct x.grantee::regrole::text
+          from (select c.relacl, c.relowner from pg_class c where kind in ('table', 'sequence') and c.oid = to_regclass(object)
+                union all
+                select p.proacl, p.proowner from pg_proc p where kind in ('function', 'procedure') and p.oid = to_regprocedure(object)
+               ) o (acl, owner), aclexplode(o.acl) x
+         where x.grantee <> o.owner
+    loop
+        execute format('revoke all on %s %s from %s', kind, object, grantee);
+    end loop;
+end $body$;
+
 -- Written by scripts/upgrade-sql from here
 
 create table lago_push.backfill (
@@ -38,12 +57,18 @@ create table lago_push.backfill (
     filter text,
     chunk integer not null,
     by text not null,
+    walked_by text[] not null,
     "position" text[],
     rows_done bigint not null default 0,
     rows_estimated bigint,
+    rows_seen bigint not null default 0,
+    table_rows bigint,
     started_at timestamp with time zone not null default clock_timestamp(),
     moved_at timestamp with time zone not null default clock_timestamp(),
     finished_at timestamp with time zone,
+    resumed_at timestamp with time zone not null default clock_timestamp(),
+    resumed_done bigint not null default 0,
+    resumed_seen bigint not null default 0,
     constraint chunk_is_1_to_100000 CHECK (((chunk >= 1) AND (chunk <= 100000))),
     constraint backfill_is_numbered PRIMARY KEY (id),
     constraint backfill_belongs_to_a_sync FOREIGN KEY (sync_id) REFERENCES lago_push.sync(id) ON DELETE CASCADE
@@ -70,32 +95,46 @@ alter table lago_push.sync add constraint when_full_is_known CHECK ((when_full =
 
 create index backfill_by_sync ON lago_push.backfill USING btree (sync_id);
 
+create unique index one_unfinished_backfill_per_sync ON lago_push.backfill USING btree (sync_id) WHERE (finished_at IS NULL);
+
 create unique index one_instance ON lago_push.instance USING btree ((true));
 
-CREATE OR REPLACE FUNCTION lago_push._capped()
+create or replace FUNCTION lago_push._capped()
  RETURNS TABLE(sync_id integer, waiting bigint)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'capped_wrapper';
 
-CREATE OR REPLACE FUNCTION lago_push._count_written(sync_id integer, messages bigint)
+create or replace FUNCTION lago_push._capture_rows(sync_id integer, command bytea, most integer)
+ RETURNS TABLE(seen bigint, captured bigint, last bytea[])
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'capture_rows_wrapper';
+
+create or replace FUNCTION lago_push._count_written(sync_id integer, messages bigint)
  RETURNS void
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'count_written_wrapper';
 
-CREATE OR REPLACE FUNCTION lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
+create or replace FUNCTION lago_push._estimate_rows(command bytea)
+ RETURNS bigint
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'estimate_rows_wrapper';
+
+create or replace FUNCTION lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
  RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'reconciled_wrapper';
 
-CREATE OR REPLACE FUNCTION lago_push._this_instance()
+create or replace FUNCTION lago_push._this_instance()
  RETURNS TABLE(system_identifier bigint, database oid, major_version integer, timeline integer, place text)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'this_instance_wrapper';
 
-CREATE OR REPLACE FUNCTION lago_push._note_instance()
+create or replace FUNCTION lago_push._note_instance()
  RETURNS void
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -105,7 +144,7 @@ AS $function$
     on conflict do nothing;
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._create_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
+create or replace FUNCTION lago_push._create_destination(name text, url text, api_key text, api_key_file text, headers jsonb, rate_limit numeric, connections integer, timeout interval, ca_file text, proxy text, allow_http boolean, connect_timeout interval, read_timeout interval)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -145,7 +184,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._locked_sync(sync text)
+create or replace FUNCTION lago_push._locked_sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -159,7 +198,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._sync(sync text)
+create or replace FUNCTION lago_push._sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -174,14 +213,14 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._operate()
+create or replace FUNCTION lago_push._operate()
  RETURNS void
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._is_operator()
+create or replace FUNCTION lago_push._is_operator()
  RETURNS boolean
  LANGUAGE sql
  STABLE
@@ -190,7 +229,7 @@ AS $function$
     select has_function_privilege(lago_push._caller(), 'lago_push._operate()', 'EXECUTE');
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._operated_sync(sync text)
+create or replace FUNCTION lago_push._operated_sync(sync text)
  RETURNS lago_push.sync
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -203,7 +242,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._check_sync(wanted lago_push.sync)
+create or replace FUNCTION lago_push._check_sync(wanted lago_push.sync)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -319,7 +358,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace FUNCTION lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -352,6 +391,7 @@ begin
     wanted.max_pending := nullif(_create_sync.max_pending, 0);
     wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
+    wanted.when_full := 'warn';
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');
@@ -370,7 +410,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace FUNCTION lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -453,7 +493,7 @@ exception when lock_not_available then
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._activate(sync text)
+create or replace FUNCTION lago_push._activate(sync text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -487,7 +527,7 @@ exception when lock_not_available then
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._set_state(sync text, state text, advice text)
+create or replace FUNCTION lago_push._set_state(sync text, state text, advice text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -505,48 +545,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-CREATE OR REPLACE FUNCTION lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
-CREATE OR REPLACE FUNCTION lago_push._correct(letter bigint, payload text)
+create or replace FUNCTION lago_push._correct(letter bigint, payload text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -583,7 +582,373 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._redrive(sync text, filter text)
+create or replace FUNCTION lago_push._walking_key(source regclass, OUT columns text[], OUT types text[], OUT operators text[])
+ RETURNS record
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select k.columns, k.types, k.operators
+      from (select array_agg(a.attname::text order by p.place) as columns,
+                   array_agg(format_type(a.atttypid, a.atttypmod) order by p.place) as types,
+                   array_agg(format('operator(%I.%s)', n.nspname, o.oprname) order by p.place) as operators,
+                   bool_and(a.attnotnull and c.opcdefault and i.indcollation[p.place - 1] = a.attcollation
+                            and not exists (select from pg_constraint v
+                                             where v.conrelid = a.attrelid and v.contype = 'n' and not v.convalidated
+                                               and v.conkey = array[a.attnum])) as complete,
+                   count(*) as found, i.indnkeyatts as wanted, i.indisprimary, i.indexrelid
+              from pg_index i
+              join pg_class x on x.oid = i.indexrelid
+              join pg_am m on m.oid = x.relam and m.amname = 'btree'
+             cross join generate_series(1, i.indnkeyatts::integer) p(place)
+              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[p.place - 1]
+              join pg_opclass c on c.oid = i.indclass[p.place - 1]
+              join pg_amop s on s.amopfamily = c.opcfamily and s.amoplefttype = c.opcintype
+                            and s.amoprighttype = c.opcintype and s.amopstrategy = 5
+              join pg_operator o on o.oid = s.amopopr
+              join pg_namespace n on n.oid = o.oprnamespace
+             where i.indrelid = _walking_key.source and i.indisunique and i.indisvalid and i.indpred is null
+             group by i.indexrelid, i.indnkeyatts, i.indisprimary) k
+     where k.complete and k.found = k.wanted
+     order by k.indisprimary desc, k.wanted, k.indexrelid
+     limit 1;
+$function$;
+
+create or replace FUNCTION lago_push._walked_table(source regclass)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select format('%s%I.%I as new', case c.relkind when 'p' then '' else 'only ' end, n.nspname, c.relname)
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = _walked_table.source;
+$function$;
+
+create or replace FUNCTION lago_push._backfill_condition(sync lago_push.sync, filter text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select coalesce('(' || (sync).filter || E'\n)', 'true') || coalesce(' and (' || _backfill_condition.filter || E'\n)', '');
+$function$;
+
+create or replace FUNCTION lago_push._backfill_query(sync lago_push.sync, filter text, after text[], most bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    key record;
+    names text[];
+    bounds text[];
+    beyond text := '';
+    place integer;
+begin
+    select k.* into key from lago_push._walking_key((sync).source) k;
+    names := array(select format('new.%I', c.name) from unnest(key.columns) with ordinality c(name, place) order by c.place);
+    if after is not null then
+        bounds := array(select format('%L::%s', c.value, c.type)
+                          from unnest(after, key.types) with ordinality c(value, type, place) order by c.place);
+        if (select count(distinct o) from unnest(key.operators) o) = 1 then
+            beyond := format(' where row(%s) %s row(%s)', array_to_string(names, ', '), key.operators[1], array_to_string(bounds, ', '));
+        else
+            -- Operators of several schemas: the same, column by column, from the last one outwards.
+            for place in reverse cardinality(names) .. 1 loop
+                beyond := case when beyond = '' then format('%s %s %s', names[place], key.operators[place], bounds[place])
+                    else format('not (%2$s %3$s %1$s) and (%1$s %3$s %2$s or (%4$s))', names[place], bounds[place], key.operators[place], beyond) end;
+            end loop;
+            beyond := ' where ' || beyond;
+        end if;
+    end if;
+    return format('select case when %s then new end, %s from %s%s order by %s limit %s%s',
+        lago_push._backfill_condition(sync, _backfill_query.filter), array_to_string(names, ', '),
+        lago_push._walked_table((sync).source), beyond, array_to_string(names, ', '), most,
+        case when 'update' = any ((sync).operations) then ' for share' else '' end);
+end
+$function$;
+
+create or replace FUNCTION lago_push._backfill_reach(rows integer)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select greatest(10 * rows::bigint, 10000);
+$function$;
+
+create or replace FUNCTION lago_push._backfill_runner(sync_id integer)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select l.pid from pg_locks l
+     where l.locktype = 'advisory' and l.classid = 52467875 and l.objid = sync_id::oid and l.objsubid = 3 and l.granted
+       and l.database = (select d.oid from pg_database d where d.datname = current_database());
+$function$;
+
+create or replace FUNCTION lago_push._backfill_open(sync bytea, filter bytea, chunk integer, OUT sync_id integer, OUT command bytea)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(convert_from(_backfill_open.sync, getdatabaseencoding()));
+    condition text := nullif(convert_from(_backfill_open.filter, getdatabaseencoding()), '');
+begin
+    perform lago_push._check_source(wanted.source);
+    if coalesce(chunk, 0) not between 1 and 100000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'chunk must be between 1 and 100000',
+            detail = 'It says how many rows are captured in one transaction at most.';
+    end if;
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'Rows that are written meanwhile would be missed.',
+            hint = format('Start it first: lago_push.activate(%L).', wanted.name);
+    elsif not 'insert' = any (wanted.operations) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" does not capture inserts', wanted.name),
+            detail = 'Existing rows are sent as if they had just been inserted.',
+            hint = 'Make another sync on the table that captures inserts, or add insert to operations.';
+    elsif (select k.columns from lago_push._walking_key(wanted.source) k) is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('table %s has no key to walk it by', wanted.source),
+            detail = 'Rows are captured in the order of the primary key or a unique one without nulls, so that a backfill can go on where it was.',
+            hint = format('alter table %s add primary key (…)', wanted.source);
+    end if;
+    if condition is not null then
+        perform lago_push._check_filter(convert_to(condition, getdatabaseencoding()));
+    end if;
+    if exists (select from pg_class c join pg_roles r on r.oid = lago_push._caller()
+                where c.oid = wanted.source and c.relrowsecurity and c.relforcerowsecurity and not r.rolsuper and not r.rolbypassrls) then
+        raise warning using
+            message = format('row-level security applies to %s, and rows it hides from you are not sent', wanted.source),
+            hint = 'To send all, call it as a role with bypassrls that is a member of the table''s owner.';
+    end if;
+    sync_id := wanted.id;
+    command := convert_to(lago_push._backfill_query(wanted, condition, null, lago_push._backfill_reach(1)), getdatabaseencoding());
+end
+$function$;
+
+create or replace FUNCTION lago_push._backfill_begin(sync_id integer, filter bytea, chunk integer, restart boolean, OUT id integer, OUT most integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync;
+    condition text := nullif(convert_from(_backfill_begin.filter, getdatabaseencoding()), '');
+    unfinished lago_push.backfill;
+    walked_by text[];
+    expected bigint;
+    in_table bigint;
+begin
+    select s.* into wanted from lago_push.sync s where s.id = _backfill_begin.sync_id for key share;
+    if wanted.id is null then
+        raise exception using errcode = 'undefined_object', message = 'the sync was dropped';
+    end if;
+    select k.columns into walked_by from lago_push._walking_key(wanted.source) k;
+    select b.* into unfinished from lago_push.backfill b where b.sync_id = wanted.id and b.finished_at is null;
+    if unfinished.id is not null and coalesce(restart, false) then
+        delete from lago_push.backfill b where b.id = unfinished.id;
+        unfinished := null;
+    end if;
+    if unfinished.id is null then
+        expected := lago_push._estimate_rows(convert_to(format('select from %s where %s', lago_push._walked_table(wanted.source),
+            lago_push._backfill_condition(wanted, condition)), getdatabaseencoding()));
+        in_table := lago_push._estimate_rows(convert_to('select from ' || lago_push._walked_table(wanted.source), getdatabaseencoding()));
+        insert into lago_push.backfill (sync_id, filter, chunk, by, walked_by, rows_estimated, table_rows)
+        values (wanted.id, condition, _backfill_begin.chunk, lago_push._caller()::text, walked_by, expected, in_table)
+        returning backfill.id into _backfill_begin.id;
+    elsif unfinished.filter is distinct from condition then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has an unfinished backfill with another filter', wanted.name),
+            detail = format('It has sent %s rows.', unfinished.rows_done),
+            hint = 'Call it with that filter to go on, or with restart => true to give it up.';
+    else
+        update lago_push.backfill b
+           set chunk = _backfill_begin.chunk, by = lago_push._caller()::text,
+               resumed_at = clock_timestamp(), resumed_done = b.rows_done, resumed_seen = b.rows_seen
+         where b.id = unfinished.id;
+        id := unfinished.id;
+    end if;
+    most := _backfill_begin.chunk;
+end
+$function$;
+
+create or replace FUNCTION lago_push._waiting_before(sync lago_push.sync, from_id bigint, most bigint, OUT waiting bigint, OUT lowest bigint)
+ RETURNS record
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select count(*), coalesce(min(w.id), from_id)
+      from (select m.id from lago_push.message m
+             where m.id >= from_id
+               -- What is paused, or waits for its tick, holds up nobody.
+               and m.sync_id in (select s.id from lago_push.sync s
+                                  where s.destination_id = (sync).destination_id and s.state = 'active' and s.schedule is null)
+             order by m.id
+             limit most) w;
+$function$;
+
+create or replace FUNCTION lago_push._backfill_step(backfill_id integer, most integer, from_id bigint, OUT state text, OUT lowest bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync;
+    at lago_push.backfill;
+    walked_by text[];
+    waiting bigint;
+    own bigint;
+    room integer := most;
+    reach bigint;
+    went record;
+begin
+    lowest := from_id;
+    -- First without a lock: a transaction that only looks and waits writes nothing.
+    select b.* into at from lago_push.backfill b where b.id = backfill_id;
+    select s.* into wanted from lago_push.sync s where s.id = at.sync_id;
+    if wanted.id is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'the backfill cannot go on',
+            detail = 'The sync was dropped meanwhile.';
+    end if;
+    if exists (select from lago_push.backfills v where v.sync = wanted.name and v.finished_at is null and v.state like 'waiting: %') then
+        state := 'obstructed';
+        return;
+    end if;
+    select w.waiting, w.lowest into waiting, lowest from lago_push._waiting_before(wanted, from_id, most) w;
+    if waiting > most / 2 then
+        state := 'full';
+        return;
+    end if;
+    if wanted.max_pending is not null then
+        -- Half of it is left to live rows.
+        select count(*) into own
+          from (select from lago_push.message m where m.sync_id = wanted.id limit wanted.max_pending) m;
+        room := least(room, greatest(wanted.max_pending / 2, 1) - own);
+        if room < 1 then
+            state := 'full';
+            return;
+        end if;
+    end if;
+    -- Whoever drops the sync, or changes it, waits until these rows are in the outbox.
+    select s.* into wanted from lago_push.sync s where s.id = at.sync_id for key share;
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' or not 'insert' = any (wanted.operations) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('the backfill of sync "%s" cannot go on', wanted.name),
+            detail = 'The sync does not capture inserts any more.';
+    end if;
+    select k.columns into walked_by from lago_push._walking_key(wanted.source) k;
+    if walked_by is distinct from at.walked_by then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('the backfill of sync "%s" cannot go on', wanted.name),
+            detail = format('It walks %s by the key (%s), which is no more.', wanted.source, array_to_string(at.walked_by, ', ')),
+            hint = 'Begin anew with restart => true. What has been sent is not billed again.';
+    end if;
+    reach := lago_push._backfill_reach(room);
+    select r.* into went from lago_push._capture_rows(wanted.id,
+        convert_to(lago_push._backfill_query(wanted, at.filter, at.position, reach), getdatabaseencoding()), room) r;
+    state := case when went.captured < room and went.seen < reach then 'done' else 'captured' end;
+    update lago_push.backfill b
+       set position = case when went.seen = 0 then b.position else array(
+               select convert_from(l.value, getdatabaseencoding()) from unnest(went.last) with ordinality l(value, place) order by l.place) end,
+           rows_done = b.rows_done + went.captured,
+           rows_seen = b.rows_seen + went.seen,
+           moved_at = clock_timestamp(),
+           finished_at = case when _backfill_step.state = 'done' then clock_timestamp() end
+     where b.id = backfill_id;
+end
+$function$;
+
+create or replace view lago_push.backfills as
+ SELECT s.name AS sync,
+        CASE
+            WHEN (b.finished_at IS NOT NULL) THEN 'done'::text
+            WHEN (l.pid IS NULL) THEN 'interrupted'::text
+            WHEN (s.state = 'paused'::text) THEN 'waiting: the sync is paused'::text
+            WHEN (d.held_because IS NOT NULL) THEN ('waiting: the destination is held: '::text || d.held_because)
+            WHEN (o.why IS NOT NULL) THEN ('waiting: the destination is held: '::text || o.why)
+            WHEN (h.next_attempt_at > clock_timestamp()) THEN 'waiting: the destination is backing off'::text
+            ELSE 'running'::text
+        END AS state,
+    b.rows_done,
+        CASE
+            WHEN (b.finished_at IS NOT NULL) THEN b.rows_done
+            ELSE GREATEST(b.rows_estimated, b.rows_done)
+        END AS rows_estimated,
+    b.started_at,
+    b.finished_at,
+    (((b.rows_done - b.resumed_done))::double precision / NULLIF(t.seconds, (0)::double precision)) AS rate,
+        CASE
+            WHEN ((b.finished_at IS NULL) AND (l.pid IS NOT NULL)) THEN make_interval(secs => (((GREATEST((b.table_rows - b.rows_seen), (0)::bigint))::double precision * t.seconds) / (NULLIF((b.rows_seen - b.resumed_seen), 0))::double precision))
+            ELSE NULL::interval
+        END AS eta,
+    b.moved_at
+   FROM ((((((lago_push.backfill b
+     JOIN lago_push.sync s ON ((s.id = b.sync_id)))
+     JOIN lago_push.destination d ON ((d.id = s.destination_id)))
+     LEFT JOIN lago_push.destination_health h ON ((h.destination_id = d.id)))
+     LEFT JOIN lago_push.destination_hold o ON ((o.destination_id = d.id)))
+     LEFT JOIN pg_locks l ON (((l.locktype = 'advisory'::text) AND (l.classid = (52467875)::oid) AND (l.objid = (s.id)::oid) AND (l.objsubid = 3) AND l.granted AND (l.database = ( SELECT c.oid
+           FROM pg_database c
+          WHERE (c.datname = current_database()))) AND (b.finished_at IS NULL))))
+     CROSS JOIN LATERAL ( SELECT (EXTRACT(epoch FROM (
+                CASE
+                    WHEN (l.pid IS NULL) THEN b.moved_at
+                    ELSE clock_timestamp()
+                END - b.resumed_at)))::double precision AS "extract") t(seconds));
+
+create or replace FUNCTION lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace FUNCTION lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
+create or replace FUNCTION lago_push._redrive(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -656,7 +1021,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._discard(sync text, filter text)
+create or replace FUNCTION lago_push._discard(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -689,32 +1054,36 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
+create or replace FUNCTION lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-CREATE OR REPLACE FUNCTION lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
+create or replace FUNCTION lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-CREATE OR REPLACE FUNCTION lago_push.reconcile(sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false)
+create or replace FUNCTION lago_push.reconcile(sync text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT now(), subscription text DEFAULT NULL::text, resend boolean DEFAULT false)
  RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-CREATE OR REPLACE FUNCTION lago_push.grant_access(role regrole, access text)
+create or replace FUNCTION lago_push.grant_access(role regrole, access text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-CREATE OR REPLACE FUNCTION lago_push.revoke_access(role regrole)
+create or replace FUNCTION lago_push.revoke_access(role regrole)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-CREATE OR REPLACE FUNCTION lago_push._privileges(access text)
+create or replace PROCEDURE lago_push.backfill(IN sync text, IN filter text DEFAULT NULL::text, IN chunk integer DEFAULT 10000, IN restart boolean DEFAULT false)
+ LANGUAGE c
+AS 'lago_push', $procedure$lago_push_backfill$procedure$;
+
+create or replace FUNCTION lago_push._privileges(access text)
  RETURNS SETOF text
  LANGUAGE plpgsql
  STABLE
@@ -765,7 +1134,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._check_role(role regrole)
+create or replace FUNCTION lago_push._check_role(role regrole)
  RETURNS void
  LANGUAGE plpgsql
  STABLE
@@ -780,7 +1149,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._grant_access(role regrole, access text)
+create or replace FUNCTION lago_push._grant_access(role regrole, access text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -795,7 +1164,7 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION lago_push._revoke_access(role regrole)
+create or replace FUNCTION lago_push._revoke_access(role regrole)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -817,7 +1186,11 @@ comment on table lago_push.instance is 'The server and database that deliver. A 
 
 comment on function lago_push._capped() is 'Internal: how many messages wait of syncs with a cap, as far as it is known.';
 
+comment on function lago_push._capture_rows(integer,bytea,integer) is 'Internal: captures existing rows of a sync''s source.';
+
 comment on function lago_push._count_written(integer,bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
+
+comment on function lago_push._estimate_rows(bytea) is 'Internal: how many rows the planner expects of a query.';
 
 comment on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 
@@ -837,6 +1210,46 @@ comment on function lago_push._create_sync(text,regclass,text,regprocedure,text,
 
 comment on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Internal: does lago_push.alter_sync().';
 
+comment on function lago_push._walking_key(regclass) is 'Internal: the columns by which a table can be walked.';
+
+comment on function lago_push._walked_table(regclass) is 'Internal: a table as the query of a backfill names it.';
+
+comment on function lago_push._backfill_condition(lago_push.sync,text) is 'Internal: what a row must meet to be sent by a backfill.';
+
+comment on function lago_push._backfill_query(lago_push.sync,text,text[],bigint) is 'Internal: the query for the next rows of a backfill.';
+
+comment on function lago_push._backfill_reach(integer) is 'Internal: how many rows one transaction of a backfill looks at.';
+
+comment on function lago_push._backfill_runner(integer) is 'Internal: the process that is at a sync''s backfill.';
+
+comment on function lago_push._backfill_open(bytea,bytea,integer) is 'Internal: checks what lago_push.backfill() is asked for.';
+
+comment on function lago_push._backfill_begin(integer,bytea,integer,boolean) is 'Internal: writes a backfill down, or finds the one to go on with.';
+
+comment on function lago_push._waiting_before(lago_push.sync,bigint,bigint) is 'Internal: how many messages a live row would have to wait behind.';
+
+comment on function lago_push._backfill_step(integer,integer,bigint) is 'Internal: captures the next rows of a backfill.';
+
+comment on view lago_push.backfills is 'One row per call of lago_push.backfill() that was not resumed: how far it has come.';
+
+comment on column lago_push.backfills.sync is 'name of the sync';
+
+comment on column lago_push.backfills.state is 'running; waiting: why nothing is sent for the moment; interrupted: its session has ended, and the same call goes on where it was; done';
+
+comment on column lago_push.backfills.rows_done is 'rows that met the filter and were captured, dead letters included';
+
+comment on column lago_push.backfills.rows_estimated is 'how many the planner expected at the start; when done, how many they were';
+
+comment on column lago_push.backfills.started_at is 'when it was called first';
+
+comment on column lago_push.backfills.finished_at is 'when its last rows were captured; they may still wait in the outbox';
+
+comment on column lago_push.backfills.rate is 'rows per second since it was called last';
+
+comment on column lago_push.backfills.eta is 'how long the rest of the table will take at that rate';
+
+comment on column lago_push.backfills.moved_at is 'when it last captured rows';
+
 comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
 
 comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
@@ -851,6 +1264,8 @@ comment on function lago_push.grant_access(regrole,text) is 'Grants a role what 
 
 comment on function lago_push.revoke_access(regrole) is 'Takes from a role everything it was granted in lago_push.';
 
+comment on procedure lago_push.backfill(text,text,integer,boolean) is 'Sends the rows that are in a sync''s source already, through the same template, behind the live ones; goes on where it was when it is called again.';
+
 comment on function lago_push._privileges(text) is 'Internal: the privileges a kind of access consists of.';
 
 comment on function lago_push._check_role(regrole) is 'Internal: refuses what is no role.';
@@ -859,56 +1274,85 @@ comment on function lago_push._grant_access(regrole,text) is 'Internal: does lag
 
 comment on function lago_push._revoke_access(regrole) is 'Internal: does lago_push.revoke_access().';
 
-revoke all on sequence lago_push.backfill_id_seq from public;
+select lago_push._close('sequence', 'lago_push.backfill_id_seq');
 
-revoke all on table lago_push.backfill from public;
+select lago_push._close('table', 'lago_push.backfill');
 
-revoke all on table lago_push.instance from public;
+select lago_push._close('table', 'lago_push.instance');
 
-revoke all on function lago_push._capped() from public;
+select lago_push._close('function', 'lago_push._capped()');
 grant execute on function lago_push._capped() to pg_monitor;
 
-revoke all on function lago_push._count_written(integer,bigint) from public;
+select lago_push._close('function', 'lago_push._capture_rows(integer,bytea,integer)');
 
-revoke all on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) from public;
+select lago_push._close('function', 'lago_push._count_written(integer,bigint)');
 
-revoke all on function lago_push._this_instance() from public;
+select lago_push._close('function', 'lago_push._estimate_rows(bytea)');
 
-revoke all on function lago_push._note_instance() from public;
+select lago_push._close('function', 'lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)');
 
-revoke all on function lago_push._locked_sync(text) from public;
+select lago_push._close('function', 'lago_push._this_instance()');
 
-revoke all on function lago_push._operate() from public;
+select lago_push._close('function', 'lago_push._note_instance()');
 
-revoke all on function lago_push._is_operator() from public;
+select lago_push._close('function', 'lago_push._locked_sync(text)');
 
-revoke all on function lago_push._operated_sync(text) from public;
+select lago_push._close('function', 'lago_push._operate()');
 
-revoke all on function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+select lago_push._close('function', 'lago_push._is_operator()');
 
-revoke all on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+select lago_push._close('function', 'lago_push._operated_sync(text)');
 
-revoke all on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) from public;
+select lago_push._close('function', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
 
-revoke all on function lago_push._unix_micros(timestamp with time zone) from public;
+select lago_push._close('function', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
 
-revoke all on function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+select lago_push._close('function', 'lago_push._walking_key(regclass)');
 
-revoke all on function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) from public;
+select lago_push._close('function', 'lago_push._walked_table(regclass)');
 
-revoke all on function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) from public;
+select lago_push._close('function', 'lago_push._backfill_condition(lago_push.sync,text)');
 
-revoke all on function lago_push.grant_access(regrole,text) from public;
+select lago_push._close('function', 'lago_push._backfill_query(lago_push.sync,text,text[],bigint)');
 
-revoke all on function lago_push.revoke_access(regrole) from public;
+select lago_push._close('function', 'lago_push._backfill_reach(integer)');
 
-revoke all on function lago_push._privileges(text) from public;
+select lago_push._close('function', 'lago_push._backfill_runner(integer)');
 
-revoke all on function lago_push._check_role(regrole) from public;
+select lago_push._close('function', 'lago_push._backfill_open(bytea,bytea,integer)');
 
-revoke all on function lago_push._grant_access(regrole,text) from public;
+select lago_push._close('function', 'lago_push._backfill_begin(integer,bytea,integer,boolean)');
 
-revoke all on function lago_push._revoke_access(regrole) from public;
+select lago_push._close('function', 'lago_push._waiting_before(lago_push.sync,bigint,bigint)');
+
+select lago_push._close('function', 'lago_push._backfill_step(integer,integer,bigint)');
+
+select lago_push._close('table', 'lago_push.backfills');
+grant select on table lago_push.backfills to pg_monitor;
+
+select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
+
+select lago_push._close('function', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+
+select lago_push._close('function', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+
+select lago_push._close('function', 'lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push.grant_access(regrole,text)');
+
+select lago_push._close('function', 'lago_push.revoke_access(regrole)');
+
+select lago_push._close('procedure', 'lago_push.backfill(text,text,integer,boolean)');
+
+select lago_push._close('function', 'lago_push._privileges(text)');
+
+select lago_push._close('function', 'lago_push._check_role(regrole)');
+
+select lago_push._close('function', 'lago_push._grant_access(regrole,text)');
+
+select lago_push._close('function', 'lago_push._revoke_access(regrole)');
 
 select pg_catalog.pg_extension_config_dump('lago_push.backfill', '');
 
@@ -927,6 +1371,10 @@ drop function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,tex
 -- to here.
 
 drop function lago_push._carry_grants_over(regprocedure, regprocedure);
+drop function lago_push._close(text, text);
+
+-- Who updates is who delivers: what has no mark yet would be taken for a copy.
+select lago_push._note_instance();
 
 -- Who has delivered so far goes on: without a mark, destinations are taken for a dump's.
 select lago_push._note_instance() where exists (select from lago_push.destination);

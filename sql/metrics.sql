@@ -1,6 +1,6 @@
 -- Metrics: every figure in one shape, for any exporter that turns rows into metrics.
 --
--- Names are Prometheus'. Labels are few and their values come from a fixed set: syncs, destinations, and the words
+-- Names are as Prometheus wants them. Labels are few and their values come from a fixed set: syncs, destinations, and the words
 -- written here. Whatever ends in _total only ever grows, across restarts and crashes too, because it is stored in the
 -- transaction that it counts.
 

@@ -155,7 +155,8 @@ with extension as (
 ), function as (
   select p.*, p.oid::regprocedure::text as name,
          case p.prokind when 'p' then 'procedure' else 'function' end as kind,
-         rtrim(regexp_replace(pg_get_functiondef(p.oid), 'AS ''lago_push'', \$function\$(.*)\$function\$', 'AS ''MODULE_PATHNAME'', ''\1'''), E'\n') || ';' as declared
+         rtrim(regexp_replace(replace(pg_get_functiondef(p.oid), 'CREATE OR REPLACE', 'create or replace'),
+                              'AS ''lago_push'', \$function\$(.*)\$function\$', 'AS ''MODULE_PATHNAME'', ''\1'''), E'\n') || ';' as declared
     from pg_proc p join member m on m.classid = 'pg_proc'::regclass and m.objid = p.oid
 ), owned as (
   -- Everything with rights of its own: what to call it, its class, its rights now and by default.
@@ -253,7 +254,7 @@ select 5, r.oid::bigint * 2000 + a.attnum, 'comment on column ' || r.name || '.'
 union all
 select 6, o.oid::bigint, 'grants on ' || o.object,
        case when o.untouched then 'by default' else coalesce((select string_agg(g.grantee || ': ' || g.rights, '; ' order by g.grantee) from granted g where g.object = o.object), 'none') end,
-       concat_ws(E'\n', format('revoke all on %s %s from public;', o.word, o.name),
+       concat_ws(E'\n', format('select lago_push._close(%L, %L);', o.word, o.name),
                  (select string_agg(format('grant %s on %s %s to %s;', g.rights, o.word, o.name, g.grantee), E'\n' order by g.grantee) from granted g where g.object = o.object)), null
   from owned o
 union all
