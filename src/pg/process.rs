@@ -135,10 +135,12 @@ pub enum Wait {
     Test,
     /// A session, for the worker to leave its database.
     Leave,
+    /// A session, for room behind what waits to be delivered.
+    Backfill,
 }
 
 impl Wait {
-    const ALL: [(Wait, &'static CStr); 8] = [
+    const ALL: [(Wait, &'static CStr); 9] = [
         (Wait::Launcher, c"LagoPushLauncher"),
         (Wait::Idle, c"LagoPushIdle"),
         (Wait::Reply, c"LagoPushReply"),
@@ -147,6 +149,7 @@ impl Wait {
         (Wait::Promotion, c"LagoPushPromotion"),
         (Wait::Test, c"LagoPushTest"),
         (Wait::Leave, c"LagoPushLeave"),
+        (Wait::Backfill, c"LagoPushBackfill"),
     ];
 
     /// The server's number of it, asked for once in each process.
@@ -360,7 +363,7 @@ pub fn listen_for_relation_changes(listener: unsafe extern "C-unwind" fn(pg_sys:
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(listener), pg_sys::Datum::from(0usize)) };
 }
 
-/// Waits, interruptibly, for so long.
+/// Waits, interruptibly, for so long, between two transactions of a backfill.
 pub fn pause(time: Duration) {
     let deadline = std::time::Instant::now() + time;
     loop {
@@ -371,7 +374,7 @@ pub fn pause(time: Duration) {
         let milliseconds = left.as_micros().div_ceil(1000).min(3_600_000) as core::ffi::c_long;
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         // SAFETY: the latch is this process's own.
-        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+        unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, Wait::Backfill.event()) };
         // SAFETY: as above.
         unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
         pgrx::check_for_interrupts!();
