@@ -21,7 +21,7 @@ begin
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
                            pause,resume,redrive,discard,correct,flush,reconcile,backfill}';
         when 'operator' then
-            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush}';
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount}';
             relations := '{outbox,dead_letters,replies}';
         when 'admin' then
             functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';

@@ -6,8 +6,17 @@ mod tests {
     use pgrx::prelude::*;
 
     const DENIED: &str = "42501";
-    const VIEWS: [&str; 8] =
-        ["status", "destinations", "workers", "endpoints", "ledger", "outbox", "dead_letters", "replies"];
+    const VIEWS: [&str; 9] = [
+        "status",
+        "destinations",
+        "workers",
+        "endpoints",
+        "ledger",
+        "metrics",
+        "outbox",
+        "dead_letters",
+        "replies",
+    ];
     const TABLES: [&str; 11] = [
         "destination",
         "api_key",
@@ -56,6 +65,14 @@ mod tests {
                 text("select concat_ws(' ', captured, pending, balanced) from lago_push.ledger"),
                 "1 1 t"
             );
+            assert_eq!(
+                texts(
+                    "select name || ' ' || value from lago_push.metrics where name in ('lago_push_pending', 'lago_push_balanced') order by 1"
+                ),
+                ["lago_push_balanced 1", "lago_push_pending 1"]
+            );
+            denied("select * from lago_push._figures");
+            denied("select * from lago_push.recount()");
             for relation in ["outbox", "dead_letters", "replies"].iter().chain(&TABLES) {
                 denied(&format!("select * from lago_push.{relation}"));
             }

@@ -3,7 +3,7 @@
 //! its place in them. [`delivery::markdown`] says how blocks are run and compared.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,9 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let scene = Scene::without_extension(Cluster::start(&Options::default()), Store::Postgres, "");
     scene.lago.define_subscription(Subscription::always("sub_acme", "acme"));
-    for (metric, property) in [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb")] {
+    for (metric, property) in
+        [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb"), ("uploads", "mb")]
+    {
         scene.lago.define_metric(Metric::sum(metric, property));
     }
     let billed =
@@ -119,6 +121,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     assert_eq!(billed("api_calls"), Some((12, Some("2454.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
+    assert_eq!(billed("uploads"), Some((2501, Some("3751.5".into()))), "existing rows, each once");
     let bill = scene.lago.bill();
     assert!(bill.never_billed.is_empty() && bill.billed_twice.is_empty(), "{bill:?}");
     assert_eq!(calls(&scene), ["POST /customers", "POST /customers"]);
@@ -304,7 +307,8 @@ fn every_column_of_every_view_is_described() {
     let columns = Scene::new().rows(
         "select c.relname::text, a.attname::text
            from pg_class c join pg_attribute a on a.attrelid = c.oid
-          where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v' and a.attnum > 0",
+          where c.relnamespace = 'lago_push'::regnamespace and c.relkind = 'v' and c.relname not like '\\_%'
+            and a.attnum > 0",
     );
     assert!(columns.len() >= 50, "only {} columns", columns.len());
     for column in columns {
@@ -315,6 +319,52 @@ fn every_column_of_every_view_is_described() {
         let mut names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
         assert!(names.any(|name| name == column), "{view}.{column} is not described");
     }
+}
+
+#[test]
+fn every_metric_is_described_and_no_other() {
+    let page = readme();
+    let metrics = rows(section(&page, "### metrics")).filter(|cells| cells[0].starts_with("`lago_push_"));
+    let described: BTreeMap<String, String> =
+        metrics.map(|cells| (cells[0].trim_matches('`').to_owned(), cells[1].clone())).collect();
+    let source = read("sql/metrics.sql");
+    let named = source.split('\'').skip(1).step_by(2).filter(|text| text.starts_with("lago_push_"));
+    let named: BTreeSet<&str> = named.collect();
+    assert!(named.len() >= 28, "{named:?}");
+    assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), named);
+
+    let scene = Scene::new();
+    scene.billed_table("usage");
+    let shown = scene.rows(
+        "select m.name, array(select k from jsonb_object_keys(m.labels) k), count(*) over (partition by m.name, m.labels)
+           from lago_push.metrics m",
+    );
+    assert!(shown.len() >= 25, "only {} figures", shown.len());
+    for figure in shown {
+        let (name, labels): (&str, BTreeSet<String>) =
+            (figure.get(0), figure.get::<_, Vec<String>>(1).into_iter().collect());
+        let told = described[name].split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        assert_eq!(labels, told, "{name}");
+        assert_eq!(figure.get::<_, i64>(2), 1, "{name} is there twice");
+    }
+}
+
+#[test]
+fn every_wait_event_is_described_and_no_other() {
+    let page = readme();
+    let described: BTreeSet<String> = rows(section(&page, "### workers"))
+        .map(|cells| cells[0].trim_matches('`').to_owned())
+        .filter(|name| name.starts_with("LagoPush"))
+        .collect();
+    let named = literals_of_c(&read("src/pg/process.rs"), "LagoPush");
+    assert!(named.len() >= 6, "{named:?}");
+    assert_eq!(described, named);
+}
+
+/// The C literals of a source that begin so.
+fn literals_of_c(source: &str, beginning: &str) -> BTreeSet<String> {
+    let literals = source.split("c\"").skip(1).filter_map(|rest| rest.split_once('"'));
+    literals.map(|(text, _)| text.to_owned()).filter(|text| text.starts_with(beginning)).collect()
 }
 
 /// The string literals of Rust source, without those of its tests, of bytes and of C.
@@ -390,6 +440,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 const SOURCES: [&str; 30] = [
     "src/cap.rs",
     "src/defaults.rs",
+    "src/guard.rs",
     "src/instance.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
@@ -414,7 +465,6 @@ const SOURCES: [&str; 30] = [
     "src/verdict/any.rs",
     "src/verdict/events.rs",
     "src/verdict/single.rs",
-    "src/worker/guard.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
     "sql/letters.sql",
