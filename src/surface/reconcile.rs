@@ -138,43 +138,83 @@ enum Missing {
 }
 
 fn reconcile(wanted: &Request) -> Result<Vec<Row>, Refusal> {
-    let Request { sync_id, period, .. } = *wanted;
-    let Some(stored) = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync_id)))
+    let tables = outbox::tables();
+    let Some(stored) = tables.and_then(|tables| sync::stored(&tables, &Wanted::Numbered(wanted.sync_id)))
     else {
         return Ok(Vec::new());
     };
-    let reading = Reading::new(&stored, period, wanted.subscription.clone())?;
+    let reading = Reading::new(&stored, wanted.period, wanted.subscription.clone())?;
     let name = &stored.name;
-    let scope = match (reading.inserts_only(), wanted.replies) {
-        (true, _) | (false, Replies::Cover) => Scope::Whole,
-        (false, Replies::None) if reading.captures_inserts() => Scope::InsertsMissing,
-        (false, Replies::None) => {
-            return Err(untold(
-                name,
-                "It captures updates or deletes only, and what they sent is kept nowhere.",
-            ));
-        }
-    };
-    if reading.outline().time == Time::OfCapture && wanted.replies == Replies::None {
-        return Err(untold(
-            name,
-            "Its template gives no timestamp, and when its rows were captured is kept nowhere.",
-        ));
+    let scope = scope(name, &reading, wanted.replies)?;
+    let mut expected = expect(name, &reading);
+    let mut asker = Asker::new(&stored)?;
+    let stopped = |stop: Stop| refused(name, stop);
+    let (mut strangers, store) = list(&mut asker, wanted, scope, &mut expected).map_err(stopped)?;
+    let mut findings = Vec::new();
+    if !expected.is_flawless() || !strangers.is_empty() {
+        findings = look_again(&reading, wanted.missing, &mut expected, &mut strangers);
     }
     if scope == Scope::InsertsMissing {
+        findings.retain(Finding::is_missing);
+    }
+    if store == Store::Other && findings.iter().any(Finding::is_missing) {
+        let since_delivery = reading.since_last_delivery().unwrap_or(STORED_WITHIN);
+        asking::pause(STORED_WITHIN.saturating_sub(since_delivery));
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.is_missing()).take(MOST_QUESTIONS) {
+        finding.ask(&mut asker).map_err(stopped)?;
+    }
+    findings.retain(|finding| !finding.what.is_nothing());
+    if scope == Scope::InsertsMissing {
+        findings.retain(Finding::is_missing);
+    }
+    let left = findings.iter().filter(|finding| finding.was_not_asked_for()).count();
+    if left > 0 {
         notice(
-            format!("of sync \"{name}\" only missing events of inserts are shown"),
-            "What its updates and deletes sent is kept nowhere, so what else Lago has may be theirs.",
-            "With lago_push.alter_sync(…, keep_replies => …) it is kept, from then on.",
+            format!(
+                "{left} of the missing events of sync \"{name}\" were not asked for one by one, nor sent again"
+            ),
+            &format!("One call does that for {MOST_QUESTIONS}."),
+            "Send these again, and call once more; or send whole periods with lago_push.backfill().",
         );
     }
+    findings.extend(strangers.into_values().map(Finding::unexpected));
+    findings.sort_by(|one, other| one.place().cmp(&other.place()));
+    Ok(findings.into_iter().map(|finding| finding.row(wanted.sync_id)).collect())
+}
 
+/// What can be told of a sync, as far as its definition and the replies that were kept go.
+fn scope(name: &str, reading: &Reading<'_>, replies: Replies) -> Result<Scope, Refusal> {
+    if replies == Replies::Cover {
+        return Ok(Scope::Whole);
+    }
+    if reading.outline().time == Time::OfCapture {
+        let why = "Its template gives no timestamp, and when its rows were captured is kept nowhere.";
+        return Err(untold(name, why));
+    }
+    if reading.inserts_only() {
+        return Ok(Scope::Whole);
+    }
+    if !reading.captures_inserts() {
+        let why = "It captures updates or deletes only, and what they sent is kept nowhere.";
+        return Err(untold(name, why));
+    }
+    notice(
+        format!("of sync \"{name}\" only missing events of inserts are shown"),
+        "What its updates and deletes sent is kept nowhere, so what else Lago has may be theirs.",
+        "With lago_push.alter_sync(…, keep_replies => …) it is kept, from then on.",
+    );
+    Ok(Scope::InsertsMissing)
+}
+
+/// Reads what should be in Lago.
+fn expect(name: &str, reading: &Reading<'_>) -> Expected {
     let mut expected = Expected::default();
     if let Some(code) = &reading.outline().code {
         expected.know_code(code);
     }
-    let mut unsettled = 0u64;
     let left_aside = reading.events(&mut |found| expected.push(found.witness, &found.sent));
+    let mut unsettled = 0u64;
     reading.unsettled(&mut |sent| {
         unsettled += 1;
         expected.push(Witness::Unsettled, &sent);
@@ -196,82 +236,61 @@ fn reconcile(wanted: &Request) -> Result<Vec<Row>, Refusal> {
             "Call again when they are settled.",
         );
     }
+    expected
+}
 
-    let mut asker = Asker::new(&stored)?;
-    let stopped = |stop: Stop| refused(name, stop);
-    let mut strangers: BTreeMap<(String, String, Option<i64>), Shown> = BTreeMap::new();
-    let mut is_postgres = false;
+/// Events of Lago's that nobody expects, by subscription, id and time.
+type Strangers = BTreeMap<(String, String, Option<i64>), Shown>;
+
+/// Holds what Lago has against what is expected. Says which store it is seen to keep its events in.
+fn list(
+    asker: &mut Asker,
+    wanted: &Request,
+    scope: Scope,
+    expected: &mut Expected,
+) -> Result<(Strangers, Store), Stop> {
+    let (mut strangers, mut store) = (Strangers::new(), Store::Other);
     for code in expected.codes().to_vec() {
         let subject = Subject { code, subscription: wanted.subscription.clone() };
-        listing::walk(&mut asker, &subject, period, Cut::default(), &mut |shown| {
-            is_postgres |= shown.store == Store::Postgres;
-            let inside = shown.unix_ms.is_none_or(|ms| period.holds_ms(ms));
+        listing::walk(asker, &subject, wanted.period, Cut::default(), &mut |shown| {
+            if shown.store == Store::Postgres {
+                store = Store::Postgres;
+            }
+            let inside = shown.unix_ms.is_none_or(|ms| wanted.period.holds_ms(ms));
             if expected.meet(&shown) == Met::Stranger && inside && scope == Scope::Whole {
                 let name = (shown.subscription.clone(), shown.transaction_id.clone(), shown.unix_ms);
                 strangers.entry(name).or_insert(shown);
             }
-        })
-        .map_err(stopped)?;
+        })?;
     }
+    Ok((strangers, store))
+}
 
-    let mut findings = Vec::new();
-    if !expected.is_flawless() || !strangers.is_empty() {
-        let mut since = Vec::new();
-        reading.events(&mut |found| match (expected.tell(found.sent.key(), found.witness), scope) {
-            (Fate::Fine, _) => {}
-            (Fate::Unknown, _) => since.push(found.sent.key()),
-            (Fate::Missing, _) => findings.push(Finding::missing(found, wanted.missing)),
-            (Fate::Differing(differences), Scope::Whole) => {
-                findings.push(Finding::of(found.sent, What::Differing(differences)));
-            }
-            (Fate::Twice(differences), Scope::Whole) => {
-                findings.push(Finding::of(found.sent, What::Twice(differences)));
-            }
-            (Fate::Differing(_) | Fate::Twice(_), Scope::InsertsMissing) => {}
-        });
-        // Captured, or put into the outbox, after the first reading.
-        reading.unsettled(&mut |sent| since.push(sent.key()));
-        since.sort_unstable();
-        strangers.retain(|_, shown| since.binary_search(&shown.key()).is_err());
-    }
-    if findings.iter().any(Finding::is_missing) && !is_postgres {
-        let since_delivery = reading.since_last_delivery().unwrap_or(STORED_WITHIN);
-        asking::pause(STORED_WITHIN.saturating_sub(since_delivery));
-    }
-    let mut questions = 0;
-    for finding in &mut findings {
-        if questions < MOST_QUESTIONS && finding.is_missing() {
-            questions += 1;
-            finding.ask(&mut asker).map_err(stopped)?;
+/// Reads once more, for the texts of what something is wrong with; and what was captured after the first
+/// reading is no stranger.
+fn look_again(
+    reading: &Reading<'_>,
+    missing: Missing,
+    expected: &mut Expected,
+    strangers: &mut Strangers,
+) -> Vec<Finding> {
+    let (mut findings, mut since, mut missed) = (Vec::new(), Vec::new(), 0);
+    reading.events(&mut |found| match expected.tell(found.sent.key(), found.witness) {
+        Fate::Fine => {}
+        Fate::Unknown => since.push(found.sent.key()),
+        Fate::Missing => {
+            missed += 1;
+            // What is not asked for is not sent again, so its bytes need not be kept.
+            let missing = if missed > MOST_QUESTIONS { Missing::Shown } else { missing };
+            findings.push(Finding::missing(found, missing));
         }
-    }
-    findings.retain(|finding| !finding.what.is_nothing());
-    if scope == Scope::InsertsMissing {
-        findings.retain(Finding::is_missing);
-    }
-    let left = findings.iter().filter(|finding| finding.was_not_asked_for()).count();
-    if left > 0 {
-        notice(
-            format!(
-                "{left} of the missing events of sync \"{name}\" were not asked for one by one, nor sent again"
-            ),
-            &format!("One call does that for {MOST_QUESTIONS}."),
-            "Send these again, and call once more; or send whole periods with lago_push.backfill().",
-        );
-    }
-    findings.extend(strangers.into_values().map(|shown| Finding {
-        unix_micros: shown.unix_ms.map(|ms| ms.saturating_mul(1000)),
-        subscription: shown.subscription,
-        transaction_id: shown.transaction_id,
-        what: What::Unexpected,
-    }));
-    findings.sort_by(|one, other| {
-        let order = |finding: &Finding| {
-            (finding.subscription.clone(), finding.unix_micros, finding.transaction_id.clone())
-        };
-        order(one).cmp(&order(other))
+        Fate::Differing(differences) => findings.push(Finding::of(found.sent, What::Differing(differences))),
+        Fate::Twice(differences) => findings.push(Finding::of(found.sent, What::Twice(differences))),
     });
-    Ok(findings.into_iter().map(|finding| finding.row(sync_id)).collect())
+    reading.unsettled(&mut |sent| since.push(sent.key()));
+    since.sort_unstable();
+    strangers.retain(|_, shown| since.binary_search(&shown.key()).is_err());
+    findings
 }
 
 impl Finding {
@@ -292,6 +311,20 @@ impl Finding {
         });
         let what = What::Missing { sent: found.sent.clone(), asked: Asked::No, again };
         Finding::of(found.sent, what)
+    }
+
+    fn unexpected(shown: Shown) -> Finding {
+        Finding {
+            unix_micros: shown.unix_ms.map(|ms| ms.saturating_mul(1000)),
+            subscription: shown.subscription,
+            transaction_id: shown.transaction_id,
+            what: What::Unexpected,
+        }
+    }
+
+    /// What findings are put in order by.
+    fn place(&self) -> (&str, Option<i64>, &str) {
+        (&self.subscription, self.unix_micros, &self.transaction_id)
     }
 
     fn is_missing(&self) -> bool {

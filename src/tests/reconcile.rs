@@ -108,4 +108,22 @@ mod tests {
             ],
         );
     }
+
+    #[pg_test]
+    fn what_a_condition_of_a_hand_written_trigger_passes_over_is_not_sent() {
+        stage::set();
+        stage::draft("calls", "");
+        run("create trigger by_hand after insert on public.calls for each row when (new.bytes > 0)
+             execute function lago_push.capture('calls');
+             select lago_push.activate('calls')");
+        refuses(
+            "select * from lago_push.reconcile('calls', resend => true)",
+            [
+                STATE,
+                "what sync \"calls\" has missed cannot be told from what it was meant to miss",
+                "A trigger written by hand captures for it, with a condition that lago_push does not know.",
+                "Make the condition the sync's filter, or write the rows again that are missing.",
+            ],
+        );
+    }
 }
