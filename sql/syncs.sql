@@ -505,6 +505,7 @@ declare
     old lago_push.sync := lago_push._sync(_alter_sync.name);
     wanted lago_push.sync := old;
     was_attached boolean;
+    fires "char";
 begin
     if template is not null and mapper is not null then
         raise exception using errcode = 'invalid_parameter_value',
@@ -562,9 +563,11 @@ begin
      where s.id = old.id;
     if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
         or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
+        fires := lago_push._fires(old);
         was_attached := lago_push._detach(old);
         if was_attached then
             perform lago_push._attach(old.id);
+            perform lago_push._set_fires(wanted, fires);
         elsif wanted.filter is not null then
             perform lago_push._try_to_attach(old.id);
         end if;
@@ -634,6 +637,58 @@ end
 $$;
 comment on function lago_push._trigger_name(lago_push.sync) is 'Internal: the name of the trigger that activate() makes for a sync.';
 
+-- Purpose:    when the trigger that activate() made fires, as its owner may have said with alter table … enable trigger.
+-- Returns:    pg_trigger's tgenabled; null where there is no such trigger.
+create function lago_push._fires(sync lago_push.sync)
+returns "char"
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select t.tgenabled
+      from lago_push._triggers(sync.name) h
+      join pg_trigger t on t.tgrelid = h.relation and t.tgname = h.trigger
+     where h.trigger = lago_push._trigger_name(sync);
+$$;
+comment on function lago_push._fires(lago_push.sync) is 'Internal: when the trigger that activate() made fires: origin, replica, always or disabled.';
+
+-- Purpose:    have a trigger that was made anew fire when the one before it did.
+create function lago_push._set_fires(sync lago_push.sync, fires "char")
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A new trigger fires for what is written here, which is 'O'.
+    if fires <> 'O' then
+        perform lago_push._as_caller(format('alter table %s %s trigger %I', sync.source,
+            case fires when 'A' then 'enable always' when 'R' then 'enable replica' else 'disable' end,
+            lago_push._trigger_name(sync)));
+    end if;
+end
+$$;
+comment on function lago_push._set_fires(lago_push.sync, "char") is 'Internal: has a trigger that was made anew fire when the one before it did.';
+
+-- Purpose:    subscriptions of logical replication that fill the source, or a partition of it, past the sync's triggers.
+-- Returns:    one sentence for each, with the command that mends it.
+create function lago_push._unheard(sync lago_push.sync)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('subscription "%s" fills the table, and rows that replication applies do not fire the sync''s trigger: alter table %s enable always trigger %I',
+               u.subname, coalesce(h.relation, sync.source), coalesce(h.trigger, lago_push._trigger_name(sync)))
+      from pg_subscription u
+      left join (select t.relation, t.trigger from lago_push._triggers(sync.name) t limit 1) h on true
+     where exists (select from pg_subscription_rel r
+                    where r.srsubid = u.oid
+                      and (r.srrelid = sync.source
+                           or r.srrelid in (select p.relid from pg_partition_tree(sync.source) p)))
+       and not exists (select from lago_push._triggers(sync.name) n
+                         join pg_trigger t on t.tgrelid = n.relation and t.tgname = n.trigger
+                        where t.tgenabled in ('A', 'R'));
+$$;
+comment on function lago_push._unheard(lago_push.sync) is 'Internal: subscriptions that fill a source past the triggers of its sync.';
+
 -- Purpose:    make the trigger of a sync, with the caller's rights: the condition is the caller's SQL.
 create function lago_push._attach(sync_id integer)
 returns void
@@ -666,6 +721,7 @@ set lock_timeout = '5s'
 as $$
 declare
     wanted lago_push.sync := lago_push._sync(_activate.sync);
+    doubt text;
 begin
     if wanted.state = 'paused' then
         raise exception using errcode = 'object_not_in_prerequisite_state',
@@ -683,6 +739,9 @@ begin
     if not exists (select from lago_push._triggers(wanted.name)) then
         perform lago_push._attach(wanted.id);
     end if;
+    for doubt in select * from lago_push._unheard(wanted) loop
+        raise warning '%', doubt;
+    end loop;
     perform lago_push._wake();
 exception when lock_not_available then
     raise exception using errcode = 'lock_not_available',

@@ -41,7 +41,8 @@ begin
     return query
         select r.operation, r.method, target.url || r.path,
                sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')), r.warnings
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted))
           from lago_push._rendered(wanted.id, _preview.rows) r;
     if not found then
         raise notice 'table % has no row to show', wanted.source

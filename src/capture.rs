@@ -124,7 +124,12 @@ fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
     let Some(cap) = &ready.cap else { return true };
     let buffered = BUFFER.with_borrow(|buffer| buffer.payloads(ready.sync));
     let Room::None(waiting) = cap.room(buffered, outbox::count_committed) else { return true };
-    match cap.when_full {
+    let when_full = match cap.when_full {
+        // As in `unrendered`: an error would stop the replication of everything.
+        WhenFull::Raise if xact::applies_replication() => WhenFull::DeadLetter,
+        stored => stored,
+    };
+    match when_full {
         WhenFull::Warn => warn_once(&cap.warning(&ready.name)),
         WhenFull::DeadLetter => {
             bury(fired, ready.sync, &ready.name, key, cap.reason(waiting), &ready.excluded)
@@ -137,7 +142,7 @@ fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
                 .report(PgLogLevel::ERROR);
         }
     }
-    cap.when_full == WhenFull::Warn
+    when_full == WhenFull::Warn
 }
 
 /// Tells the writer, once in a transaction; and the log, now and then.
@@ -159,7 +164,9 @@ fn unrendered(
     on_error: OnError,
     excluded: &[String],
 ) {
-    if on_error == OnError::Raise {
+    // Nobody is there to see the error of a process that replicates: it would try the same row for ever,
+    // everything behind it would wait, and the publisher would keep its log for it.
+    if on_error == OnError::Raise && !xact::applies_replication() {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("sync \"{name}\" cannot bill this row: {reason}"),
@@ -236,6 +243,10 @@ pub fn on_transaction(moment: Moment) {
                 // Before the worker is woken, which then knows of it.
                 cap::publish();
                 wake_worker();
+            } else if xact::applies_replication() && xact::has_no_id() {
+                // A COMMIT PREPARED that a subscription replicates is no command, so on_command does not see
+                // it. It runs inside a transaction that writes nothing itself, and there are few such.
+                shared::wake_if_known();
             }
             if transaction.redefines
                 && let Some(slot) = shared::own_slot()

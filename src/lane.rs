@@ -4,24 +4,28 @@
 //! that respect the destination's limits and the order of each key, and the operator that a
 //! destination in trouble is probed by one request at a time, with growing pauses, while its messages
 //! wait unharmed. What may share a request is in [`queue`], whose turn it is among messages of one key
-//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`], and what becomes of
+//! in [`order`], how many requests go at a time in [`flow`], how fast in [`pace`] and [`quota`], and what becomes of
 //! one that does harm to all others in [`suspicion`].
 #![forbid(unsafe_code)]
 
 mod flow;
+#[cfg(test)]
+mod neighbours;
 mod order;
 mod pace;
 #[cfg(test)]
 mod properties;
 mod queue;
+mod quota;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
 use self::flow::{Flow, Permit, Role};
 use self::order::{Due, Entered, Order, Place};
-use self::pace::{Bucket, Quotas};
+use self::pace::Bucket;
 use self::queue::Queue;
+use self::quota::{Admission, Quotas};
 use self::suspicion::{Load, Suspicion};
 use crate::backoff::Dice;
 use crate::call::Category;
@@ -275,7 +279,12 @@ impl Lane {
         now: Instant,
         dice: &mut Dice,
     ) -> Option<Duration> {
-        self.quotas.observe(flight.category, allowance, now);
+        let admission = match condition {
+            Condition::Trouble { .. } => Admission::Refused,
+            Condition::Well | Condition::Doubtful { .. } | Condition::Hold { .. } => Admission::Taken,
+        };
+        let unanswered = self.unanswered(flight.category);
+        self.quotas.observe(flight.category, allowance, admission, unanswered, now, dice);
         let pause = self.flow.observe(flight.role, flight.load.first, condition, now, dice)?;
         // A server that asks for a pause has read no message, and a probe shows nothing new.
         if let (Role::Regular, Condition::Trouble { wait: None, .. }) = (flight.role, condition) {

@@ -143,6 +143,14 @@ pub fn nothing_to_do_here() {
     }
 }
 
+/// Tells this database's worker that there may be something to read, if lago_push has ever had anything to
+/// do here. Cannot fail.
+pub fn wake_if_known() {
+    if let Some(slot) = slot_of(u32::from(process::own_database())) {
+        slot.wake();
+    }
+}
+
 /// The counters of what waits of syncs with a cap.
 pub fn caps() -> Option<&'static Caps> {
     BLOCK.get().map(|shared| &shared.caps)

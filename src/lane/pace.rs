@@ -1,16 +1,11 @@
-//! Pace: how fast requests follow each other, by the operator's limit and by the server's.
+//! Pace: how fast requests follow each other, by the operator's limit. The server's is in [`super::quota`].
 //!
 //! Below the lane. It promises an operator who set a rate that it is kept over any stretch of time
-//! and reached under backlog, and a server that says how much it still takes that it is not asked for
-//! more.
+//! and reached under backlog.
 #![forbid(unsafe_code)]
 
-use crate::call::Category;
-use crate::verdict::Allowance;
 use std::time::{Duration, Instant};
 
-/// No server is believed that wants to be left alone for longer: Lago's windows are seconds long.
-const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 /// The part of a second's requests that may go at once after a rest: one in so many.
 const BURST_PART: f64 = 10.0;
 /// The rest of a division must not make the last of a full bucket wait.
@@ -102,116 +97,10 @@ fn burst(rate: f64) -> f64 {
     (rate / BURST_PART).max(1.0)
 }
 
-/// What the server said it still takes, of each category.
-#[derive(Debug, Default)]
-pub struct Quotas {
-    events: Told,
-    other: Told,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    /// Of the window that has not ended.
-    quota: Option<Quota>,
-    /// How many requests a whole window takes, as far as it was ever said.
-    limit: Option<u32>,
-}
-
-/// When to look again for the first answer of a new window, if it does not come before.
-const ANSWER_PAUSE: Duration = Duration::from_millis(50);
-
-#[derive(Debug)]
-struct Quota {
-    limit: Option<u32>,
-    /// The least any answer of this window named: answers may come in another order than that in which
-    /// the server counted.
-    remaining: usize,
-    resets_at: Instant,
-    /// When the next request keeps the rest spread over the window.
-    next_at: Option<Instant>,
-}
-
-impl Quotas {
-    /// An answer came, which says what is left or does not.
-    pub fn observe(&mut self, category: Category, said: Option<Allowance>, now: Instant) {
-        let told = self.told(category, now);
-        told.limit = said.and_then(|said| said.limit).or(told.limit);
-        let slot = &mut told.quota;
-        match (slot.as_mut(), said) {
-            (None, None) => {}
-            (Some(quota), None) => quota.remaining = quota.remaining.saturating_sub(1),
-            (None, Some(Allowance { limit, remaining, reset })) => {
-                *slot = Some(Quota {
-                    limit,
-                    remaining: remaining as usize,
-                    resets_at: now + reset.min(LONGEST_WINDOW),
-                    next_at: None,
-                });
-            }
-            (Some(quota), Some(Allowance { limit, remaining, reset })) => {
-                quota.limit = limit.or(quota.limit);
-                quota.remaining = quota.remaining.min(remaining as usize);
-                // An answer that was long on its way counts from when it was written, so the earliest
-                // end is nearest to the truth.
-                quota.resets_at = quota.resets_at.min(now + reset.min(LONGEST_WINDOW));
-            }
-        }
-    }
-
-    /// The moment to wait for, if no request of this category should go now. `unanswered` ones are
-    /// under way: the server may or may not have counted them.
-    pub fn wait(&mut self, category: Category, unanswered: usize, now: Instant) -> Option<Instant> {
-        let told = self.told(category, now);
-        let Some(quota) = &told.quota else {
-            // A new window has begun: what is left of it is not said yet, but it is no more than a whole one.
-            let limit = told.limit?.max(1) as usize;
-            return (unanswered >= limit).then(|| now + ANSWER_PAUSE);
-        };
-        if quota.remaining <= unanswered {
-            return Some(quota.resets_at);
-        }
-        quota.next_at.filter(|next_at| *next_at > now)
-    }
-
-    /// A request goes; `unanswered` went before it.
-    pub fn take(&mut self, category: Category, unanswered: usize, now: Instant) {
-        let Some(quota) = &mut self.told(category, now).quota else { return };
-        let left = quota.remaining.saturating_sub(unanswered).max(1);
-        let scarce = quota.limit.is_none_or(|limit| left.saturating_mul(2) < limit as usize);
-        let window = quota.resets_at.saturating_duration_since(now);
-        let share = u32::try_from(left).unwrap_or(u32::MAX);
-        quota.next_at = scarce.then(|| now + window / share);
-    }
-
-    /// What is known of a category, without the window that has ended.
-    fn told(&mut self, category: Category, now: Instant) -> &mut Told {
-        let told = match category {
-            Category::Events => &mut self.events,
-            Category::Other => &mut self.other,
-        };
-        if told.quota.as_ref().is_some_and(|quota| quota.resets_at <= now) {
-            told.quota = None;
-        }
-        told
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backoff::Dice;
-
-    #[test]
-    fn a_new_window_is_not_met_with_more_than_a_whole_one_before_its_first_answer() {
-        let (mut quotas, now) = (Quotas::default(), Instant::now());
-        assert_eq!(quotas.wait(Category::Events, 99, now), None, "nothing is known yet");
-        let reset = Duration::from_secs(1);
-        quotas.observe(Category::Events, Some(Allowance { limit: Some(10), remaining: 0, reset }), now);
-        assert_eq!(quotas.wait(Category::Events, 0, now), Some(now + reset));
-        assert_eq!(quotas.wait(Category::Events, 9, now + reset), None);
-        assert!(quotas.wait(Category::Events, 10, now + reset).is_some());
-        assert_eq!(quotas.wait(Category::Other, 10, now + reset), None);
-    }
 
     /// When requests go, if somebody always waits, and comes up to `late` seconds too late.
     fn taken(
@@ -307,17 +196,5 @@ mod tests {
         let mut bucket = Bucket::new(Some(1e-300));
         bucket.take(now);
         assert_eq!(bucket.wait(now), Some(now + LONGEST_REFILL));
-    }
-
-    #[test]
-    fn an_answer_that_says_nothing_counts_as_one_request() {
-        let now = Instant::now();
-        let mut quotas = Quotas::default();
-        let said = Allowance { limit: Some(4), remaining: 1, reset: Duration::from_secs(1) };
-        quotas.observe(Category::Events, Some(said), now);
-        assert_eq!(quotas.wait(Category::Events, 0, now), None);
-        quotas.observe(Category::Events, None, now);
-        assert_eq!(quotas.wait(Category::Events, 0, now), Some(now + Duration::from_secs(1)));
-        assert_eq!(quotas.wait(Category::Other, 0, now), None);
     }
 }

@@ -562,6 +562,8 @@ fn a_group_that_shrank_stays_so_until_it_is_defined_anew() {
 fn more_connections_are_used_at_once_by_a_lane_that_used_all() {
     let now = Instant::now();
     let mut lane = lane_with(LIMITS, 1..100, now);
+    let first = batch(lane.next(now));
+    deliver(&mut lane, &first, now);
     let count = |lane: &mut Lane| {
         std::iter::from_fn(|| Some(sent(lane.next(now))).filter(|ids| !ids.is_empty())).count()
     };
@@ -569,7 +571,7 @@ fn more_connections_are_used_at_once_by_a_lane_that_used_all() {
     lane.set_limits(Limits { connections: 6, rate: None }, now);
     assert_eq!(count(&mut lane), 2);
     lane.set_limits(Limits { connections: 1, rate: None }, now);
-    lane.returned(&[message(1)]);
+    lane.returned(&[message(4)]);
     assert_eq!(count(&mut lane), 0);
 }
 
@@ -585,7 +587,7 @@ fn nothing_goes_when_nothing_is_left_but_the_other_category_does() {
     let now = Instant::now();
     let mut lane = lane_with(LIMITS, 1..10, now);
     let first = batch(lane.next(now));
-    told(&mut lane, &first, Some(500), 0, now);
+    told(&mut lane, &first, None, 0, now);
     let reset = now + Duration::from_secs(10);
     assert_eq!(lane.next(now), Next::Wait(Some(reset)));
     lane.admit(of_sync(3, 20), None, now);
@@ -613,13 +615,13 @@ fn what_is_left_is_counted_with_what_is_under_way_and_an_older_answer_raises_not
 
 #[test]
 fn the_last_of_an_allowance_are_spread_over_what_is_left_of_its_window() {
-    let seconds_between = |limit: Option<u32>| {
+    let seconds_between = |limit: Option<u32>, left: u32| {
         let now = Instant::now();
         let resets_at = now + Duration::from_secs(10);
         let mut lane = lane_with(LIMITS, 1..100, now);
         let mut sent = batch(lane.next(now));
         let (mut at, mut pauses) = (now, Vec::new());
-        for remaining in (1..6).rev() {
+        for remaining in (1..=left).rev() {
             let allowance = Allowance { limit, remaining, reset: resets_at - at };
             let flight = lane.returned(&sent);
             lane.observe(flight, &Condition::Well, Some(allowance), at, &mut Dice::new(1));
@@ -634,9 +636,8 @@ fn the_last_of_an_allowance_are_spread_over_what_is_left_of_its_window() {
         }
         pauses
     };
-    assert_eq!(seconds_between(Some(100)), [0, 2, 2, 2, 2]);
-    assert_eq!(seconds_between(None), [0, 2, 2, 2, 2]);
-    assert_eq!(seconds_between(Some(8)), [0, 0, 0, 3, 3], "it begins below half of the limit");
+    assert_eq!(seconds_between(None, 5), [0, 2, 2, 2, 2]);
+    assert_eq!(seconds_between(Some(8), 7), [0, 0, 0, 0, 0, 3, 3], "it begins below half of the limit");
 }
 
 #[test]

@@ -92,6 +92,19 @@ pub fn top_id() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
 
+/// Whether this process applies what a subscription of logical replication receives.
+pub fn applies_replication() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
+/// Whether the transaction under way, or just committed, has written nothing at all.
+pub fn has_no_id() -> bool {
+    // SAFETY: reads a variable of the backend, which keeps its value until after the commit callbacks.
+    let id = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+    id == pg_sys::InvalidTransactionId
+}
+
 /// When the transaction began, as `now()` has it, in microseconds since the Unix epoch.
 pub fn began_unix_micros() -> i64 {
     const DAY_MICROSECONDS: i64 = 86_400_000_000;

@@ -260,6 +260,45 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_trigger_made_anew_fires_when_its_owner_said_it_should_on_every_partition() {
+        stage::set();
+        run("create table public.parted (id int, bytes int) partition by range (id);
+             create table public.low partition of public.parted for values from (0) to (10)");
+        activate_for_value("public.parted", "{{ row.bytes }}", "");
+        for (said, kept) in
+            [("enable always", "A"), ("enable replica", "R"), ("disable", "D"), ("enable", "O")]
+        {
+            run(&format!("alter table public.parted {said} trigger lago_push_values"));
+            alter_values("filter => 'new.bytes > 0'");
+            alter_values("filter => ''");
+            run("create table public.high partition of public.parted for values from (10) to (20)");
+            assert_eq!(fires("lago_push_values"), [kept; 3], "{said}");
+            run("drop table public.high");
+        }
+    }
+
+    #[pg_test]
+    fn a_sync_that_moves_to_another_table_is_fired_there_as_before() {
+        stage::set();
+        run("create table public.others (like public.calls)");
+        activate("calls", "");
+        run("alter table public.calls enable always trigger lago_push_calls");
+        alter("source => 'public.others'");
+        assert_eq!(fires("lago_push_calls"), ["A"]);
+        alter("filter => 'new.bytes > 0'");
+        assert_eq!(fires("lago_push_calls"), ["A"]);
+    }
+
+    fn alter_values(options: &str) {
+        run(&format!("select lago_push.alter_sync('values', {options})"));
+    }
+
+    /// When the triggers of a name fire, wherever they hang.
+    fn fires(name: &str) -> Vec<String> {
+        texts(&format!("select tgenabled::text from pg_trigger where tgname = '{name}'"))
+    }
+
+    #[pg_test]
     fn a_draft_has_no_trigger_whatever_is_altered() {
         stage::set();
         stage::draft("calls", "");

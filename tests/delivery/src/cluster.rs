@@ -238,6 +238,17 @@ impl Cluster {
         kill_process(pid, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill process {pid:?}: {e}"));
     }
 
+    /// Kills a process and waits until the server has noticed and recovered: losing any process that might have
+    /// corrupted shared memory, it throws all others out and starts over.
+    pub fn kill9_and_recover(&self, pid: i32) {
+        let mut witness = self.connect("postgres");
+        self.kill9(pid);
+        wait_until("the server has noticed the death", PATIENCE, || {
+            witness.simple_query("select 1").is_err()
+        });
+        self.wait_until_ready();
+    }
+
     /// The worker that is connected to this database, if there is one.
     pub fn worker_pid(&self, database: &str) -> Option<i32> {
         let sql = "select pid from pg_stat_activity where datname = $1 and backend_type like 'lago_push%'";

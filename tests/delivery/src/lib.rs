@@ -8,6 +8,7 @@
 //! - [`markdown`]: a page of documentation, whose SQL is run and whose output is compared
 //! - [`standby`]: servers made from other servers: copies, and standbys that follow
 //! - [`oracle`]: whether what was committed is what will be billed
+//! - [`publisher`]: a primary without the extension, and who subscribes to it
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
 //! - [`soak`]: everything that can go wrong, all at once
@@ -17,6 +18,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod markdown;
 pub mod oracle;
+pub mod publisher;
 pub mod random;
 pub mod scene;
 pub mod soak;

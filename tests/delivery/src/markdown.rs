@@ -3,6 +3,8 @@
 //! The SQL blocks of a page run in order, each in a psql of its own, in one database with a real worker and a
 //! fake Lago. A `text` block is the end of what psql says to the SQL block before it. Compared is the text
 //! without what differs from run to run; [`normal`] says what that is.
+//!
+//! A page of several servers says above each block on which of them it is: `On the primary:`.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -25,6 +27,8 @@ pub struct Page {
 pub struct Block {
     pub language: String,
     pub text: String,
+    /// Where it is to be run, if the line of text above it says so: `the primary` of `On the primary:`.
+    pub place: Option<String>,
     /// Where it begins on the page, from 1.
     pub line: usize,
 }
@@ -41,12 +45,22 @@ impl Page {
     pub fn blocks(&self) -> Vec<Block> {
         let mut blocks: Vec<Block> = Vec::new();
         let mut open = false;
+        let mut above = "";
         for (number, line) in self.text.lines().enumerate() {
             match line.strip_prefix("```") {
-                Some(_) if open => open = false,
+                Some(_) if open => {
+                    open = false;
+                    above = "";
+                }
                 Some(language) => {
                     open = true;
-                    blocks.push(Block { language: language.into(), text: String::new(), line: number + 1 });
+                    let place = above.strip_prefix("On ").and_then(|rest| rest.strip_suffix(':'));
+                    blocks.push(Block {
+                        language: language.into(),
+                        text: String::new(),
+                        place: place.map(str::to_owned),
+                        line: number + 1,
+                    });
                 }
                 None if open => {
                     if let Some(block) = blocks.last_mut() {
@@ -54,7 +68,8 @@ impl Page {
                         block.text.push('\n');
                     }
                 }
-                None => {}
+                None if line.trim().is_empty() => {}
+                None => above = line,
             }
         }
         assert!(!open, "a block of {} is not closed", self.name);
@@ -68,14 +83,23 @@ impl Page {
 
     /// Runs every SQL block and compares what psql says with the output the page shows. An error that the
     /// page does not show fails, and so does a shown one that does not come.
-    pub fn try_out(&self, stage: &Stage<'_>, mut after_block: impl FnMut(&Block)) -> Tried {
+    pub fn try_out(&self, stage: &Stage<'_>, after_block: impl FnMut(&Block)) -> Tried {
+        self.try_out_on(|_| Some(stage), after_block)
+    }
+
+    /// The same on several stages; a block of which none knows is not run.
+    pub fn try_out_on<'a, 's: 'a>(
+        &self,
+        stage_of: impl Fn(&Block) -> Option<&'a Stage<'s>>,
+        mut after_block: impl FnMut(&Block),
+    ) -> Tried {
         let blocks = self.blocks();
         let mut tried = Tried::default();
         let mut wrong = Vec::new();
         for (number, block) in blocks.iter().enumerate() {
-            if block.language != "sql" {
+            let Some(stage) = Some(block).filter(|block| block.language == "sql").and_then(&stage_of) else {
                 continue;
-            }
+            };
             let shown = blocks.get(number + 1).filter(|next| next.language == "text");
             let said = stage.psql(&block.text);
             let error = said.contains("ERROR:");
@@ -143,7 +167,12 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// The URL and the key of the page lead to the scene's fake Lago.
     pub fn new(scene: &'a Scene) -> Self {
-        Self { scene, stand_ins: vec![(URL, scene.lago.url()), (API_KEY, scene.api_key())] }
+        Self::towards(scene, scene)
+    }
+
+    /// They lead to another scene's.
+    pub fn towards(scene: &'a Scene, other: &Scene) -> Self {
+        Self { scene, stand_ins: vec![(URL, other.lago.url()), (API_KEY, other.api_key())] }
     }
 
     /// With one more name of the page and what stands for it.

@@ -23,15 +23,6 @@ fn durable_scene(store: Store) -> Scene {
     scene
 }
 
-/// Kills a process and waits until the server has noticed and recovered: losing any process that might have
-/// corrupted shared memory, it throws all others out and starts over.
-fn kill_and_recover(scene: &Scene, pid: i32) {
-    let mut witness = scene.cluster.connect("postgres");
-    scene.cluster.kill9(pid);
-    wait_until("the server has noticed the death", PATIENCE, || witness.simple_query("select 1").is_err());
-    scene.cluster.wait_until_ready();
-}
-
 fn crash_server(scene: &Scene) {
     scene.cluster.stop(Stop::Immediate);
     scene.cluster.start_again();
@@ -45,11 +36,11 @@ fn a_large_delivery_interrupted(store: Store) {
     let scene = durable_scene(store);
     scene.sql(&insert_rows("usage", 200_000));
     wait_for_stored(&scene, 20_000);
-    kill_and_recover(&scene, scene.wait_for_worker());
+    scene.cluster.kill9_and_recover(scene.wait_for_worker());
     wait_for_stored(&scene, 70_000);
     crash_server(&scene);
     wait_for_stored(&scene, 120_000);
-    kill_and_recover(&scene, scene.wait_for_worker());
+    scene.cluster.kill9_and_recover(scene.wait_for_worker());
     assert_billed_exactly_once(&scene);
 }
 
@@ -72,7 +63,7 @@ fn eight_writers_interrupted(store: Store, seed: u64) {
         wait_until("the writers are writing", PATIENCE, || writers.commits() >= commits);
         let worker = scene.wait_for_worker();
         if round % 2 == 0 {
-            kill_and_recover(&scene, worker)
+            scene.cluster.kill9_and_recover(worker)
         } else {
             crash_server(&scene)
         }
@@ -99,7 +90,7 @@ fn a_killed_worker_is_replaced_and_the_next_commit_arrives() {
     scene.sql(ONE_ROW);
     scene.wait_for_exactly(&["usage-1"]);
     let killed = scene.wait_for_worker();
-    kill_and_recover(&scene, killed);
+    scene.cluster.kill9_and_recover(killed);
     scene.sql(ONE_ROW);
     assert_billed_exactly_once(&scene);
     assert_ne!(scene.wait_for_worker(), killed);
@@ -108,7 +99,7 @@ fn a_killed_worker_is_replaced_and_the_next_commit_arrives() {
 #[test]
 fn a_killed_launcher_is_replaced() {
     let scene = durable_scene(Store::Postgres);
-    kill_and_recover(&scene, scene.wait_for_launcher());
+    scene.cluster.kill9_and_recover(scene.wait_for_launcher());
     scene.sql(ONE_ROW);
     assert_billed_exactly_once(&scene);
 }
@@ -121,7 +112,7 @@ fn a_killed_writer_leaves_only_what_it_committed() {
     writer.batch_execute(ONE_ROW).unwrap();
     writer.batch_execute("set lago_push.capture_memory = '1MB'").unwrap();
     writer.batch_execute(&format!("begin; {}", insert_rows("usage", 10_000))).unwrap();
-    kill_and_recover(&scene, pid);
+    scene.cluster.kill9_and_recover(pid);
     scene.sql(ONE_ROW);
     assert_billed_exactly_once(&scene);
     assert_eq!(scene.lago.stored_count(), 2);

@@ -41,8 +41,9 @@ const NO_SENTENCES: [(&str, &str); 9] = [
     ),
 ];
 
-/// The pages beside the README that are tried out here; docs/recipes has a test of its own.
-const PAGES: [&str; 3] = ["docs/templates.md", "docs/endpoints.md", "docs/verdicts.md"];
+/// The pages beside the README that are tried out here; docs/recipes has a test of its own, and what runs on
+/// several servers is in scaling.rs.
+const PAGES: [&str; 4] = ["docs/templates.md", "docs/endpoints.md", "docs/verdicts.md", "docs/scaling.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
