@@ -57,7 +57,9 @@ fn lived_in() -> Scene {
     }
     scene.sql(
         "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
-         select min(m.id), 2, now(), 'the test says so' from lago_push.message m",
+         select min(m.id), 2, now(), 'the test says so' from lago_push.message m;
+         insert into lago_push.backfill (sync_id, chunk, by, walked_by, position, rows_done)
+         select s.id, 1000, 'somebody', '{id}', '{17}', 17 from lago_push.sync s where s.name = 'drafted'",
     );
     scene
 }
