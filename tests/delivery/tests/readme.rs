@@ -437,7 +437,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 30] = [
+const SOURCES: [&str; 31] = [
     "src/cap.rs",
     "src/defaults.rs",
     "src/guard.rs",
@@ -467,6 +467,7 @@ const SOURCES: [&str; 30] = [
     "src/verdict/single.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
+    "src/version.rs",
     "sql/letters.sql",
 ];
 
