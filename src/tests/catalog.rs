@@ -126,6 +126,7 @@ mod tests {
             "function lago_push._unix_micros(timestamp with time zone)",
             "function lago_push._user_agent()",
             "function lago_push._waiting_before(lago_push.sync,bigint,bigint)",
+            "function lago_push._unheard(lago_push.sync)",
             "function lago_push._wake()",
             "function lago_push._wake_for_messages()",
             "function lago_push._walked_table(regclass)",
