@@ -419,8 +419,16 @@ fn is_finding(literal: &str) -> bool {
 
 /// Whether a literal is SQL.
 fn is_statement(literal: &str) -> bool {
-    let verbs =
-        ["select ", "insert into ", "update ", "delete from ", "with ", "set constraints ", " union all "];
+    let verbs = [
+        "select ",
+        "insert into ",
+        "update ",
+        "delete from ",
+        "with ",
+        "set constraints ",
+        "lock table ",
+        " union all ",
+    ];
     verbs.iter().any(|verb| literal.starts_with(verb))
 }
 
