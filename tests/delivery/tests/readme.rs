@@ -419,8 +419,16 @@ fn is_finding(literal: &str) -> bool {
 
 /// Whether a literal is SQL.
 fn is_statement(literal: &str) -> bool {
-    let verbs =
-        ["select ", "insert into ", "update ", "delete from ", "with ", "set constraints ", " union all "];
+    let verbs = [
+        "select ",
+        "insert into ",
+        "update ",
+        "delete from ",
+        "with ",
+        "set constraints ",
+        "lock table ",
+        " union all ",
+    ];
     verbs.iter().any(|verb| literal.starts_with(verb))
 }
 
@@ -437,7 +445,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 30] = [
+const SOURCES: [&str; 31] = [
     "src/cap.rs",
     "src/defaults.rs",
     "src/guard.rs",
@@ -467,6 +475,7 @@ const SOURCES: [&str; 30] = [
     "src/verdict/single.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
+    "src/version.rs",
     "sql/letters.sql",
 ];
 
