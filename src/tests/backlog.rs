@@ -146,6 +146,10 @@ mod tests {
         );
         assert_eq!(text("select pending::text from lago_push.ledger"), "100");
         assert_eq!(text("select count(*)::text from lago_push.outbox"), "100");
+        for look in ["outbox order by id limit 10", "status", "metrics"] {
+            let touched = pages(&format!("select * from lago_push.{look}"));
+            assert!(touched < 400.0, "{look}: {touched} pages");
+        }
     }
 
     #[pg_test]
