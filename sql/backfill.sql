@@ -102,7 +102,8 @@ comment on function lago_push._key_literals(text[], text[]) is 'Internal: a key 
 -- Purpose:    the query for the rows after a position, in the order of the key.
 -- Parameters: after and until, keys; none where the table begins or ends; most, how many rows to look at. The filter is
 --             not among the conditions: if few rows met it, one transaction would look for them for hours.
--- Locks:      the rows, if the sync captures updates: else a newer version might be sent before the older one.
+-- Locks:      the rows, unless they are events and nothing else: else a newer version might be sent before the older one,
+--             or the row's end before its beginning.
 create function lago_push._backfill_query(sync lago_push.sync, filter text, after text[], until text[], most bigint)
 returns text
 language plpgsql stable
@@ -128,7 +129,7 @@ begin
     return format('select case when %s then new end, %s from %s where %s order by %s limit %s%s',
         lago_push._backfill_condition(sync, _backfill_query.filter), array_to_string(names, ', '),
         lago_push._walked_table((sync).source), bounds, array_to_string(names, ', '), most,
-        case when 'update' = any ((sync).operations) then ' for share' else '' end);
+        case when (sync).endpoint = 'event' and (sync).operations <@ '{insert}' then '' else ' for share' end);
 end
 $$;
 comment on function lago_push._backfill_query(lago_push.sync, text, text[], text[], bigint) is 'Internal: the query for the next rows of a backfill.';

@@ -175,6 +175,8 @@ begin
            ca_file = changed.ca_file, proxy = changed.proxy, allow_http = changed.allow_http,
            connect_timeout = changed.connect_timeout, read_timeout = changed.read_timeout
      where d.id = changed_id;
+    -- On a copy that the worker has not met yet, this releases one destination, and holds the others.
+    perform lago_push._look();
     -- Whatever the worker held it for may have been put right by this.
     delete from lago_push.destination_hold h where h.destination_id = changed_id;
     if _alter_destination.api_key is not null then
@@ -236,6 +238,8 @@ as $$
 declare
     released_id integer := lago_push._destination_id(_release.destination);
 begin
+    -- On a copy that the worker has not met yet, this releases one destination, and holds the others.
+    perform lago_push._look();
     update lago_push.destination d set held_because = null where d.id = released_id;
     delete from lago_push.destination_hold h where h.destination_id = released_id;
     -- A pause after trouble ends when the worker takes notice: its rows are not touched here.

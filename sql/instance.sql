@@ -15,3 +15,4 @@ $$;
 comment on function lago_push._note_instance() is 'Internal: notes that this server and database are those that deliver, unless others are noted.';
 
 comment on function lago_push._this_instance() is 'Internal: this server and database, as a mark names them.';
+comment on function lago_push._look() is 'Internal: holds all destinations if this is a copy of the database and the worker has not noticed yet.';

@@ -63,13 +63,13 @@ select m.name, m.labels, m.value
          ) v(name, value)
         union all
         -- By whom, and not why: a sentence is no label.
-        select 'lago_push_held',
+        select 'lago_push_held' as name,
                pg_catalog.jsonb_build_object('destination', d.name, 'reason', by.reason),
                (d.state like 'held: %' and (by.reason = 'operator') = (d.state like 'held: by %'))::integer
           from destinations d
          cross join (values ('operator'), ('worker')) by(reason)
         union all
-        select v.name, '{}', v.value
+        select v.name, '{}' as labels, v.value
           from (select 1) one
           left join worker w on true
          cross join lateral (values
@@ -90,7 +90,7 @@ select m.name, m.labels, m.value
                 pg_catalog.pg_total_relation_size('lago_push.message'::pg_catalog.regclass))
          ) v(name, value)
         union all
-        select 'lago_push_info', pg_catalog.jsonb_build_object('version', e.extversion), 1
+        select 'lago_push_info' as name, pg_catalog.jsonb_build_object('version', e.extversion), 1
           from pg_catalog.pg_extension e
          where e.extname = 'lago_push') m(name, labels, value)
  where m.value is not null;

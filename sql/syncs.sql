@@ -467,7 +467,6 @@ begin
     wanted.max_pending := nullif(_create_sync.max_pending, 0);
     wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
-    wanted.when_full := 'warn';
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');

@@ -13,11 +13,11 @@
 //! | template | [`template`]: text to pieces; [`liquid`]: those that compute; [`call`], [`endpoint`]: what Lago demands; [`recipe`]: all that makes a message of a row; [`render`]: pieces and a row to bytes; [`json`]; [`defaults`], [`identity`]: what a template leaves out; [`order`]: what goes in line; [`payload`]: what no template vouches for; [`suggest`] |
 //! | outbox | [`outbox`]: the tables, from both sides; [`cursor`]: how far they are read |
 //! | wake | [`shared`]: whom to wake; [`launcher`]: who starts workers |
-//! | worker, before it begins | [`instance`]: whether this is a copy, which delivers nothing; [`standby`]: what shows that it is none |
+//! | worker, before it begins | [`guard`]: a copy delivers nothing; [`instance`]: whether this is one; [`standby`]: what shows that it is none |
 //! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
-//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try |
+//! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try; [`surface::backfill`], [`backfill`]: rows that were there before |
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
 
@@ -36,6 +36,7 @@ mod cursor;
 mod defaults;
 mod destination;
 mod endpoint;
+mod guard;
 mod identity;
 mod instance;
 mod json;
@@ -135,7 +136,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/instance.sql",
     name = "instance",
-    requires = ["tables", surface::instance::this_instance]
+    requires = ["tables", surface::instance::this_instance, surface::instance::look]
 );
 extension_sql_file!(
     "../sql/backfill.sql",

@@ -1,7 +1,8 @@
 //! Reconcile: what was captured, held against what Lago says it has.
 //!
 //! Beside the row's journey, after its end. Pure. It promises that an event is called missing only if
-//! nothing is known of it here or there, and that what it keeps of a million events is fifty bytes each.
+//! nothing is known of it here or there, and that of each of a million events it keeps less than a
+//! hundred bytes.
 //!
 //! - [`event`]: what of an event is compared, from either side
 //! - [`expected`]: the events that should be in Lago, and which of them were seen there

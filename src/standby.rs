@@ -14,7 +14,8 @@ use std::time::Duration;
 
 pub const PROCESS_TYPE: &str = "lago_push standby";
 
-/// Between two looks. The end of recovery needs none: the launcher announces it, after a look of its own.
+/// Between two looks, until there is something to write down. The end of recovery needs none: the launcher
+/// announces it, after a look of its own.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Entry point of the process.
@@ -26,28 +27,36 @@ pub extern "C-unwind" fn lago_push_standby(_argument: pg_sys::Datum) {
     let mut memory = Memory::default();
     while replication::in_recovery() {
         memory.refresh();
-        if process::wait(Wait::Promotion, Some(LOOK_PAUSE), None) == Continue::No {
+        let timeout = (memory.written == Written::No).then_some(LOOK_PAUSE);
+        if process::wait(Wait::Promotion, timeout, None) == Continue::No {
             return;
         }
     }
 }
 
-/// What has been written down.
+/// What has been written down since this process began.
 #[derive(Default)]
 pub struct Memory {
-    timeline: Option<i32>,
+    written: Written,
     trouble: Option<io::ErrorKind>,
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Written {
+    #[default]
+    No,
+    /// Which timeline it was hardly matters: any that is older than the one a promotion begins.
+    Yes,
+}
+
 impl Memory {
-    /// Writes down what is new; says what is in the way once.
+    /// Writes it down, if a primary streams or did; says what is in the way once.
     pub fn refresh(&mut self) {
-        let Some(timeline) = replication::followed_timeline() else { return };
-        if self.timeline == Some(timeline) {
+        let Some(timeline) = replication::followed_timeline().filter(|_| self.written == Written::No) else {
             return;
-        }
+        };
         match place::testify(timeline) {
-            Ok(()) => *self = Memory { timeline: Some(timeline), trouble: None },
+            Ok(()) => self.written = Written::Yes,
             Err(error) => {
                 if self.trouble.replace(error.kind()) != Some(error.kind()) {
                     pgrx::warning!("lago_push cannot note that this server is a standby: {error}");

@@ -6,7 +6,6 @@
 //! Lago recognizes them. Any error therefore simply ends the process; the launcher starts another.
 
 mod backed;
-mod guard;
 mod read;
 mod replies;
 mod settle;
@@ -15,7 +14,6 @@ mod start;
 mod ticks;
 
 use self::backed::Unbacked;
-use self::guard::Guard;
 use self::read::{now_unix, since_2000};
 use self::speed::{Pace, Speed};
 use self::ticks::Ticks;
@@ -24,6 +22,7 @@ use crate::cap::Watch;
 use crate::cursor::{Cursor, Range};
 use crate::destination::{Directory, Gate};
 use crate::endpoint::Repeat;
+use crate::guard::Guard;
 use crate::lane::{Lane, Next, Pressure};
 use crate::message::Message;
 use crate::outbox::{self, Statements};

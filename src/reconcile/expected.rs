@@ -1,10 +1,11 @@
 //! Expected: the events that should be in Lago, and which of them were seen there.
 //!
-//! Between the rows and the listing. An event takes 48 bytes: who it is as a hash, what it holds as a
-//! hash, and its time. The texts are read once more for the few that something is wrong with.
+//! Between the rows and the listing. An event takes a few dozen bytes: who it is as a hash, what it holds
+//! as a hash, and its time. The texts are read once more for the few that something is wrong with.
 #![forbid(unsafe_code)]
 
 use super::event::{Content, Differences, Key, Sent, Shown};
+use std::collections::HashMap;
 
 /// What says that an event should be there. Of those that speak of the same event the last counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,7 @@ struct Seen {
 pub struct Expected {
     entries: Vec<Entry>,
     codes: Vec<String>,
+    code_numbers: HashMap<String, u32>,
 }
 
 /// What is known of an event that was shown.
@@ -65,14 +67,14 @@ pub enum Fate {
 
 impl Expected {
     /// A code whose events are to be listed, even if none is expected.
-    pub fn know_code(&mut self, code: &str) -> usize {
-        match self.codes.iter().position(|known| known == code) {
-            Some(known) => known,
-            None => {
-                self.codes.push(code.to_owned());
-                self.codes.len() - 1
-            }
+    pub fn know_code(&mut self, code: &str) -> u32 {
+        if let Some(number) = self.code_numbers.get(code) {
+            return *number;
         }
+        let number = u32::try_from(self.codes.len()).unwrap_or(u32::MAX);
+        self.codes.push(code.to_owned());
+        self.code_numbers.insert(code.to_owned(), number);
+        number
     }
 
     pub fn push(&mut self, witness: Witness, sent: &Sent) {
@@ -81,7 +83,7 @@ impl Expected {
             key: sent.key(),
             unix_micros: sent.unix_micros,
             content: sent.content,
-            code: u32::try_from(code).unwrap_or(u32::MAX),
+            code,
             witness,
             seen: Seen::default(),
         });
@@ -150,5 +152,15 @@ impl Expected {
             !settled
                 || seen.is_some_and(|seen| seen.twin.is_some_and(Differences::none) && seen.other.is_none())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_events_fit_into_eighty_megabytes() {
+        assert!(size_of::<Entry>() <= 80, "{} bytes", size_of::<Entry>());
     }
 }

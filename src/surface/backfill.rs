@@ -356,7 +356,7 @@ impl Source {
             Err(reason) if self.stored.on_error() == OnError::Raise => refuse(
                 PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
                 format!("sync \"{}\" cannot bill an existing row: {reason}", self.stored.name),
-                Some("The rows before it have been captured.".into()),
+                Some("The rows of earlier chunks are captured.".into()),
                 "Correct the row and call lago_push.backfill() again, or let it go on without such rows: lago_push.alter_sync(…, on_error => 'dead_letter').",
             ),
             Err(reason) => {

@@ -1,6 +1,7 @@
 //! Instance, as far as it is called from SQL.
 
 use super::refuse;
+use crate::guard;
 use crate::pg::{place, process};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -30,4 +31,17 @@ fn this_instance() -> TableIterator<
         );
     }
     TableIterator::new(row.ok())
+}
+
+/// Holds all destinations if this is a copy that nobody has noticed yet.
+#[pg_extern(name = "_look", volatile)]
+fn look() {
+    if let Err(error) = guard::look() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            "it cannot be told whether this database is a copy",
+            Some(format!("{error}.")),
+            "The server's user must be able to read its data directory.",
+        );
+    }
 }

@@ -7,6 +7,7 @@
 use super::{Failure, News, Outbox, Worker, widen};
 use crate::cursor::{Progress, Range};
 use crate::destination::{self, Delivery, Directory, Gate};
+use crate::guard::{self, Guard};
 use crate::lane::Lane;
 use crate::lookup;
 use crate::message::{Message, Tried};
@@ -79,7 +80,9 @@ impl Worker {
                 self.statements = Statements::prepare()?;
                 self.version = version;
             }
-            self.guard()?;
+            if self.guard == Guard::Asking {
+                self.guard = guard::look()?;
+            }
             let mut directory = destination::read()?;
             let rerouted = self.rerouted(&directory);
             if !rerouted.is_empty() {

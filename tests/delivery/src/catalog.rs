@@ -71,46 +71,62 @@ pub fn differences(is: &[Fact], wanted: &[Fact]) -> String {
 /// The SQL that makes of `is` what `wanted` is, in an order in which it can be run.
 pub fn update(is: &[Fact], wanted: &[Fact]) -> String {
     let (old, new) = (by_object(is), by_object(wanted));
-    let lacking =
-        |fact: &&Fact| old.get(&fact.object).is_none_or(|found| found.definition != fact.definition);
-    let missing_tables: BTreeSet<&str> =
+    let missing: BTreeSet<&str> =
         wanted.iter().map(|fact| fact.object.as_str()).filter(|object| !old.contains_key(*object)).collect();
+    let differs = |fact: &Fact| old.get(&fact.object).is_none_or(|found| found.definition != fact.definition);
+    // Functions that give something else than before cannot be replaced, only made anew.
+    let remade: Vec<&str> = wanted
+        .iter()
+        .filter(|fact| old.contains_key(&fact.object) && differs(fact))
+        .filter_map(|fact| fact.object.strip_prefix("result of function "))
+        .collect();
+    let is_about_remade = |fact: &Fact| {
+        remade.iter().any(|function| {
+            let name = function.split('(').next().unwrap_or(function);
+            let view_calls_it = fact.object.starts_with("view ") && fact.making.contains(&format!("{name}("));
+            view_calls_it
+                || ["function", "grants on function", "comment on function"]
+                    .iter()
+                    .any(|what| fact.object == format!("{what} {function}"))
+        })
+    };
     let mut todo: Vec<&Fact> = wanted
         .iter()
-        .filter(lacking)
-        .filter(|fact| fact.within.as_deref().is_none_or(|table| !missing_tables.contains(table)))
+        .filter(|fact| differs(fact) || is_about_remade(fact))
+        .filter(|fact| fact.within.as_deref().is_none_or(|table| !missing.contains(table)))
         .filter(|fact| !fact.making.is_empty())
         .collect();
     todo.sort_by_key(|fact| (fact.rank, fact.place));
-    let gone: Vec<&Fact> = is.iter().filter(|fact| !new.contains_key(&fact.object)).collect();
-    let signature = |fact: &Fact| {
-        let identity = fact.object.strip_prefix("function ")?;
-        Some((identity.split('(').next()?.to_owned(), identity.to_owned()))
-    };
-    // A function with other parameters is another function: who might call the old one may call the new one.
-    let successors: BTreeMap<String, Vec<String>> =
-        todo.iter().filter_map(|fact| signature(fact)).fold(BTreeMap::new(), |mut all, (name, identity)| {
-            all.entry(name).or_insert_with(Vec::new).push(identity);
-            all
-        });
+
+    let mut text = String::new();
     let mut carried = String::new();
     let mut dropped = String::new();
-    for fact in &gone {
-        if let Some((name, identity)) = signature(fact) {
-            for successor in successors.get(&name).into_iter().flatten() {
+    for function in &remade {
+        let (name, parameters) = function.split_once('(').unwrap_or((function, ")"));
+        let aside = format!("{name}_before({parameters}");
+        let aside_name = name.split('.').next_back().unwrap_or(name);
+        let _ = writeln!(text, "alter function {function} rename to {aside_name}_before;\n");
+        let _ = writeln!(carried, "select lago_push._carry_grants_over('{aside}', '{function}');");
+        let _ = writeln!(dropped, "drop function {aside};");
+    }
+    // A function with other parameters is another function: who might call the old one may call the new one.
+    for gone in is.iter().filter(|fact| !new.contains_key(&fact.object)) {
+        if let Some(function) = gone.object.strip_prefix("function ") {
+            let name = function.split('(').next().unwrap_or(function);
+            let successors = todo.iter().filter_map(|fact| fact.object.strip_prefix("function "));
+            for successor in successors.filter(|successor| successor.split('(').next() == Some(name)) {
                 let _ =
-                    writeln!(carried, "select lago_push._carry_grants_over('{identity}', '{successor}');");
+                    writeln!(carried, "select lago_push._carry_grants_over('{function}', '{successor}');");
             }
-            let _ = writeln!(dropped, "drop function {identity};");
-        } else if fact.object.starts_with("view ") {
-            let _ = writeln!(dropped, "drop {};", fact.object);
+            let _ = writeln!(dropped, "drop function {function};");
+        } else if gone.object.starts_with("view ") {
+            let _ = writeln!(dropped, "drop {};", gone.object);
         }
     }
-    let mut text = String::new();
-    // Grants are carried over to what has its own already, and before the old functions go.
     for fact in &todo {
         let _ = writeln!(text, "{}\n", fact.making);
     }
+    // Grants are carried over to what has its own already, and before what had them goes.
     for more in [carried, dropped].iter().filter(|more| !more.is_empty()) {
         let _ = writeln!(text, "{more}");
     }
@@ -155,7 +171,8 @@ with extension as (
 ), function as (
   select p.*, p.oid::regprocedure::text as name,
          case p.prokind when 'p' then 'procedure' else 'function' end as kind,
-         rtrim(regexp_replace(pg_get_functiondef(p.oid), 'AS ''lago_push'', \$function\$(.*)\$function\$', 'AS ''MODULE_PATHNAME'', ''\1'''), E'\n') || ';' as declared
+         rtrim(regexp_replace(replace(replace(pg_get_functiondef(p.oid), 'CREATE OR REPLACE FUNCTION', 'create or replace function'), 'CREATE OR REPLACE PROCEDURE', 'create or replace procedure'),
+                              'AS ''lago_push'', \$function\$(.*)\$function\$', 'AS ''MODULE_PATHNAME'', ''\1'''), E'\n') || ';' as declared
     from pg_proc p join member m on m.classid = 'pg_proc'::regclass and m.objid = p.oid
 ), owned as (
   -- Everything with rights of its own: what to call it, its class, its rights now and by default.
@@ -237,6 +254,9 @@ union all
 select 4, f.oid::bigint, f.kind || ' ' || f.name, f.declared, f.declared, null
   from function f
 union all
+select 4, f.oid::bigint, 'result of ' || f.kind || ' ' || f.name, coalesce(pg_get_function_result(f.oid), ''), '', null
+  from function f
+union all
 select 4, r.oid::bigint, 'view ' || r.name, pg_get_viewdef(r.oid) || coalesce(' with ' || array_to_string(r.reloptions, ', '), '') || ' ' || r.relowner::regrole,
        'create or replace view ' || r.name || coalesce(' with (' || array_to_string(r.reloptions, ', ') || ')', '') || E' as\n' || pg_get_viewdef(r.oid), null
   from relation r where r.kind = 'view'
@@ -253,7 +273,7 @@ select 5, r.oid::bigint * 2000 + a.attnum, 'comment on column ' || r.name || '.'
 union all
 select 6, o.oid::bigint, 'grants on ' || o.object,
        case when o.untouched then 'by default' else coalesce((select string_agg(g.grantee || ': ' || g.rights, '; ' order by g.grantee) from granted g where g.object = o.object), 'none') end,
-       concat_ws(E'\n', format('revoke all on %s %s from public;', o.word, o.name),
+       concat_ws(E'\n', format('select lago_push._close(%L, %L);', o.word, o.name),
                  (select string_agg(format('grant %s on %s %s to %s;', g.rights, o.word, o.name, g.grantee), E'\n' order by g.grantee) from granted g where g.object = o.object)), null
   from owned o
 union all

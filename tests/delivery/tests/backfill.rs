@@ -201,6 +201,20 @@ fn a_second_one_is_refused_and_told_who_is_at_it() {
 }
 
 #[test]
+fn rows_that_come_while_it_runs_are_left_to_live_capture() {
+    let scene = scene_with(500);
+    scene.lago.stop();
+    let (_, session) = in_background(&scene, "'usage', chunk => 100");
+    wait_until_some_are_captured(&scene, &session);
+    scene.sql(&insert_rows("usage", 70));
+    scene.lago.resume().unwrap();
+    session.join().unwrap().unwrap();
+    assert_eq!(progress(&scene), ("done".into(), 500, 500));
+    assert_all_billed(&scene, BILL);
+    assert_eq!(scene.status("usage").delivered, 570, "none twice");
+}
+
+#[test]
 fn it_says_why_it_waits() {
     let scene = scene_with(50);
     scene.sql("select lago_push.pause('usage')");

@@ -329,3 +329,17 @@ fn a_count_of_far_too_many_stops_and_begins_again_when_they_have_gone() {
     let_all_go(&scene);
     wait_until("the worker has put it right", PATIENCE, || scene.value::<i64>(known) == 0);
 }
+
+#[test]
+fn a_counter_that_is_wrong_is_put_right_when_nothing_waits() {
+    let scene = held_scene(STRICT);
+    let mut db = scene.db();
+    db.batch_execute(&insert_rows("usage", 10)).unwrap();
+    // Nobody tells the counter.
+    scene.sql("delete from lago_push.message where id % 2 = 0");
+    assert_eq!(refused(&mut db, &insert_rows("usage", 1)), FULL);
+    let_all_go(&scene);
+    let known = "select waiting from lago_push._capped()";
+    wait_until("the worker has put it right", PATIENCE, || scene.value::<i64>(known) == 0);
+    db.batch_execute(&insert_rows("usage", 10)).unwrap();
+}

@@ -260,6 +260,26 @@ fn a_key_given_to_a_copy_releases_it() {
 }
 
 #[test]
+fn a_release_before_anybody_has_looked_is_not_overtaken_and_frees_one_destination_alone() {
+    let mut scene = scene_with_a_key_file();
+    scene
+        .run("select lago_push.create_destination('other', url => $1, api_key => 'k')", &[&scene.lago.url()]);
+    leave_rows_waiting(&scene);
+    let dump = dump(&scene);
+    let elsewhere = Cluster::start(&Options::default());
+    elsewhere.create_database(&scene.database);
+    restore(&elsewhere, &scene.database, &dump);
+    scene.cluster.stop(Stop::Fast);
+    let _old = Arc::clone(&scene.cluster);
+    move_scene(&mut scene, &elsewhere);
+    scene.lago.resume().unwrap();
+    scene.sql("select lago_push.release('lago')");
+    assert_billed_exactly_once(&scene);
+    let other = "select state from lago_push.destinations where name = 'other'";
+    assert!(scene.value::<String>(other).starts_with("held: this database was restored from a dump;"));
+}
+
+#[test]
 fn what_is_held_on_a_copy_says_so_even_where_somebody_held_it_before() {
     let mut scene = scene_with(&Options::default());
     leave_rows_waiting(&scene);

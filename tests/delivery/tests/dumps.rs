@@ -43,6 +43,7 @@ fn lived_in() -> Scene {
     for sync in ["usage", "paused", "ordered"] {
         scene.activate(sync);
     }
+    scene.sql("call lago_push.backfill('paused', filter => 'id < 0')");
     scene.sql("select lago_push.pause('paused')");
     scene.sql(&insert_rows("usage", 5));
     for _ in 0..3 {
@@ -56,9 +57,7 @@ fn lived_in() -> Scene {
     }
     scene.sql(
         "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
-         select min(m.id), 2, now(), 'the test says so' from lago_push.message m;
-         insert into lago_push.backfill (sync_id, chunk, by, position, rows_done)
-         select s.id, 1000, 'somebody', '{17}', 17 from lago_push.sync s where s.name = 'drafted'",
+         select min(m.id), 2, now(), 'the test says so' from lago_push.message m",
     );
     scene
 }
@@ -186,6 +185,7 @@ fn what_waits_in_a_restored_database_is_delivered_under_the_same_ids_once_it_may
     // The original is no more: the copy is to take its place.
     scene.sql("drop extension lago_push cascade");
     take_over(&scene, &copy);
+    copy.psql("select lago_push.resume('paused')");
     wait_until("all that waited is delivered", PATIENCE, || {
         copy.psql("select count(*) from lago_push.outbox where sync in ('usage', 'paused')") == "0"
     });
@@ -200,8 +200,10 @@ fn what_waits_in_a_restored_database_is_delivered_under_the_same_ids_once_it_may
 /// What an operator does so that a restored database delivers.
 fn take_over(scene: &Scene, copy: &Copy) {
     copy.psql(&format!("select lago_push.set_api_key('lago', '{}')", scene.api_key()));
+    wait_until("it is seen to be a copy", PATIENCE, || {
+        copy.psql("select count(*) from lago_push.destination_hold") == "1"
+    });
     copy.psql("select lago_push.release('lago')");
-    copy.psql("select lago_push.resume('paused')");
 }
 
 #[test]
@@ -294,8 +296,7 @@ fn a_dump_of_the_old_version_is_restored_into_this_one() {
     assert_eq!(copy.psql("select pending, dead, delivered from lago_push.status"), "20|1|5");
     assert_eq!(copy.psql("select bool_and(balanced) from lago_push.ledger"), "t");
     scene.sql("drop extension lago_push cascade");
-    copy.psql(&format!("select lago_push.set_api_key('lago', '{}')", scene.api_key()));
-    copy.psql("select lago_push.release('lago')");
+    take_over(&scene, &copy);
     wait_until("all that waited is delivered", PATIENCE, || {
         copy.psql("select count(*) from lago_push.outbox") == "0"
     });

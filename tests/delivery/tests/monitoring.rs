@@ -9,6 +9,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use delivery::cluster::{Cluster, Options};
@@ -232,6 +234,19 @@ struct Program {
     guard: Option<(Child, ChildStdin)>,
 }
 
+/// The programs cannot be told to choose a port and say which. Below those that the kernel gives to connections, so
+/// that none takes it in between.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).expect("below 100") * 100;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl Program {
     /// The arguments are made of the port.
     fn start(
@@ -240,9 +255,7 @@ impl Program {
         environment: &[(&str, &str)],
         arguments: impl Fn(u16) -> Vec<String>,
     ) -> Self {
-        // Free a moment ago. The programs cannot be told to choose one and say which.
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port();
+        let port = free_port();
         let log = scene.cluster.folder().join(format!("{name}.log"));
         let output = File::create(&log).unwrap();
         // The end of its input, which also comes when the test is killed, ends the program.
@@ -299,8 +312,8 @@ fn adapted(scene: &Scene, name: &str, replacements: &[(&str, &str)]) -> PathBuf 
     path
 }
 
-/// prometheus-postgres-exporter, configured as the page says.
-fn postgres_exporter(scene: &Scene) -> Program {
+/// prometheus-postgres-exporter, configured as the page says, and with these arguments more.
+fn postgres_exporter(scene: &Scene, more: &[&str]) -> Program {
     let page = page();
     let source = page.text.split("DATA_SOURCE_NAME='").nth(1).and_then(|rest| rest.split('\'').next());
     let source = source.expect("the page says what the exporter connects to");
@@ -310,15 +323,40 @@ fn postgres_exporter(scene: &Scene) -> Program {
     let queries = folder().join("postgres-exporter.yaml").display().to_string();
     assert!(page.text.contains("ARGS='--extend.query-path="), "the page says how it gets its queries");
     Program::start(scene, "prometheus-postgres-exporter", &[("DATA_SOURCE_NAME", &source)], |port| {
-        vec![format!("--extend.query-path={queries}"), format!("--web.listen-address=127.0.0.1:{port}")]
+        let mut arguments: Vec<String> = more.iter().map(ToString::to_string).collect();
+        arguments.push(format!("--extend.query-path={queries}"));
+        arguments.push(format!("--web.listen-address=127.0.0.1:{port}"));
+        arguments
     })
 }
 
 #[test]
 fn postgres_exporter_shows_what_the_view_says() {
     let scene = scene();
-    let exporter = postgres_exporter(&scene);
+    let exporter = postgres_exporter(&scene, &[]);
     assert_shows_the_view(&scene, Age::Fresh, || exporter.get("/metrics").map(|text| in_an_exporter(&text)));
+}
+
+#[test]
+fn postgres_exporter_tells_databases_of_one_server_apart() {
+    let scene = scene();
+    let other = Scene::on(Arc::clone(&scene.cluster), Store::Postgres);
+    let page = page();
+    let argument = |name: &str| {
+        let found = page.text.split_whitespace().find_map(|word| word.find(name).map(|at| &word[at..]));
+        found.unwrap_or_else(|| panic!("the page does not name {name}"))
+    };
+    let include = argument("--include-databases=");
+    assert_eq!(include, "--include-databases=app,shop");
+    let include = include.replace("app,shop", &format!("{},{}", scene.database, other.database));
+    let exporter = postgres_exporter(&scene, &[argument("--auto-discover-databases"), &include]);
+    let wanted = BTreeSet::from([scene.database.clone(), other.database.clone()]);
+    wait_until("both databases are shown", PATIENCE, || {
+        let figures = in_text(&exporter.get("/metrics")?);
+        let infos = figures.into_iter().filter(|(_, labels, _)| labels["metric"] == "lago_push_info");
+        let databases: BTreeSet<String> = infos.map(|(_, labels, _)| labels["database"].clone()).collect();
+        (databases == wanted).then_some(())
+    });
 }
 
 #[test]
@@ -365,7 +403,7 @@ fn psql_prints_what_the_view_says_as_a_text_file_for_prometheus() {
 #[test]
 fn prometheus_stores_each_figure_under_its_own_name_and_raises_the_alarms() {
     let scene = scene();
-    let exporter = postgres_exporter(&scene);
+    let exporter = postgres_exporter(&scene, &[]);
     let config = adapted(
         &scene,
         "prometheus.yml",

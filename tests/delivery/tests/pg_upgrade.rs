@@ -28,7 +28,7 @@ const KEPT: &str = "select jsonb_build_object(
 
 /// A server of the old version, in the middle of its work and stopped, becomes one of the new version.
 fn upgraded(create_extension: &str) -> Scene {
-    let new_programs =
+    let pg_config =
         env::var("LAGO_PUSH_NEW_PG_CONFIG").expect("LAGO_PUSH_NEW_PG_CONFIG is set by the script");
     let old = Cluster::start(&Options::default());
     let new = Cluster::prepare(&Options { programs: Some(programs_of(&pg_config)), ..Options::default() });

@@ -99,7 +99,9 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let scene = Scene::without_extension(Cluster::start(&Options::default()), Store::Postgres, "");
     scene.lago.define_subscription(Subscription::always("sub_acme", "acme"));
-    for (metric, property) in [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb")] {
+    for (metric, property) in
+        [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb"), ("uploads", "mb")]
+    {
         scene.lago.define_metric(Metric::sum(metric, property));
     }
     let billed =
@@ -119,6 +121,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     assert_eq!(billed("api_calls"), Some((12, Some("2454.5".into()))));
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
+    assert_eq!(billed("uploads"), Some((2501, Some("3751.5".into()))), "existing rows, each once");
     let bill = scene.lago.bill();
     assert!(bill.never_billed.is_empty() && bill.billed_twice.is_empty(), "{bill:?}");
     assert_eq!(calls(&scene), ["POST /customers", "POST /customers"]);
@@ -437,6 +440,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 const SOURCES: [&str; 30] = [
     "src/cap.rs",
     "src/defaults.rs",
+    "src/guard.rs",
     "src/instance.rs",
     "src/liquid/filter.rs",
     "src/liquid/library.rs",
@@ -461,7 +465,6 @@ const SOURCES: [&str; 30] = [
     "src/verdict/any.rs",
     "src/verdict/events.rs",
     "src/verdict/single.rs",
-    "src/worker/guard.rs",
     "src/worker/read.rs",
     "src/worker/settle.rs",
     "sql/letters.sql",

@@ -3,17 +3,19 @@
 //! Before the worker learns of destinations, it compares who it is with the mark that whoever delivered
 //! before has left; [`crate::instance`] judges. A copy holds all its destinations and leaves its own
 //! mark, in one transaction, so that what it finds later is an ordinary hold and an ordinary release.
+//! Whoever releases a destination looks first, or the worker would hold it again a moment later.
 
-use super::{Failure, Worker};
 use crate::instance::{self, Destinations, Instance, Judgement, Place};
 use crate::outbox::Result;
 use crate::pg::{heap, place, process};
 use crate::settings;
 use pgrx::prelude::*;
 
-/// Whether it is known on whose behalf this worker works.
+type Failure = Box<dyn std::error::Error>;
+
+/// Whether it is known on whose behalf this server delivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guard {
+pub enum Guard {
     /// There is no mark yet, or, before 0.2.0, no place for one.
     Asking,
     Satisfied,
@@ -22,39 +24,46 @@ pub(super) enum Guard {
 /// How a hold that was put on a copy ends.
 const ADVICE: &str = "if this server is to bill: select lago_push.release";
 
-impl Worker {
-    /// In the current transaction.
-    pub(super) fn guard(&mut self) -> std::result::Result<(), Failure> {
-        if self.guard == Guard::Satisfied || !can_be_marked() {
-            return Ok(());
-        }
-        let here = place::here()
-            .map_err(|error| format!("it cannot be told whether this is a copy of the database: {error}"))?;
-        let judgement = instance::judge(
-            read_mark()?.as_ref(),
-            &here,
-            destinations()?,
-            place::testimony().as_ref(),
-            settings::on_promotion(),
-        );
-        match judgement {
-            Judgement::TooEarly => return Ok(()),
-            Judgement::Same => {}
-            Judgement::Successor(succession) => {
-                write_mark(&here)?;
-                pgrx::log!("lago_push delivers here from now on: {succession}");
-            }
-            Judgement::Copy(sign) => {
-                let held = hold_all(&sign.to_string())?;
-                write_mark(&here)?;
-                if held > 0 {
-                    pgrx::warning!("lago_push holds all destinations of this database: {sign}; {ADVICE}(…)");
-                }
-            }
-        }
-        self.guard = Guard::Satisfied;
-        Ok(())
+/// Looks whether this is a copy, and holds its destinations if it is. In the current transaction.
+pub fn look() -> std::result::Result<Guard, Failure> {
+    if !can_be_marked() {
+        return Ok(Guard::Asking);
     }
+    let here = place::here()
+        .map_err(|error| format!("it cannot be told whether this is a copy of the database: {error}"))?;
+    match judge(&here)? {
+        Judgement::TooEarly => return Ok(Guard::Asking),
+        Judgement::Same => return Ok(Guard::Satisfied),
+        Judgement::Successor(_) | Judgement::Copy(_) => {}
+    }
+    // A session may be at the same, and then release.
+    Spi::run("lock table lago_push.instance in share row exclusive mode")?;
+    match judge(&here)? {
+        Judgement::TooEarly => return Ok(Guard::Asking),
+        Judgement::Same => {}
+        Judgement::Successor(succession) => {
+            write_mark(&here)?;
+            pgrx::log!("lago_push delivers here from now on: {succession}");
+        }
+        Judgement::Copy(sign) => {
+            let held = hold_all(&sign.to_string())?;
+            write_mark(&here)?;
+            if held > 0 {
+                pgrx::log!("lago_push holds all destinations of this database: {sign}; {ADVICE}(…)");
+            }
+        }
+    }
+    Ok(Guard::Satisfied)
+}
+
+fn judge(here: &Instance) -> std::result::Result<Judgement, Failure> {
+    Ok(instance::judge(
+        read_mark()?.as_ref(),
+        here,
+        destinations()?,
+        place::testimony().as_ref(),
+        settings::on_promotion(),
+    ))
 }
 
 /// Whether the table is there: the SQL of 0.1.0 has none.
