@@ -6,7 +6,7 @@
 //! is part of sees: the active snapshot.
 
 use crate::cursor::Range;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, varlena};
 use std::ops::ControlFlow;
 
 /// What is walked: a table by one of its indexes, whose last key is a number, unique and never null.
@@ -51,9 +51,40 @@ impl Row<'_> {
 
     /// The bytes of a text, whose place on disk is not looked at.
     pub fn text_bytes(&self, column: usize) -> usize {
+        let datum = self.datum(column);
+        let at = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: a value of type text, which is not null.
-        let with_header = unsafe { pg_sys::toast_raw_datum_size(self.datum(column)) };
+        if unsafe { varlena::varatt_is_1b(at) && !varlena::varatt_is_1b_e(at) || varlena::varatt_is_4b_u(at) }
+        {
+            // SAFETY: it is here, and as it was written.
+            return unsafe { varlena::varsize_any_exhdr(at) };
+        }
+        // SAFETY: as above.
+        let with_header = unsafe { pg_sys::toast_raw_datum_size(datum) };
         with_header.saturating_sub(crate::buffer::HEADER)
+    }
+}
+
+/// What a step of a walk came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    End,
+    /// An entry without a row to be seen.
+    Nothing,
+    Row,
+}
+
+/// The server's functions without pgrx's guard around each.
+mod raw {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn index_getnext_tid(
+            scan: pg_sys::IndexScanDesc,
+            direction: pg_sys::ScanDirection::Type,
+        ) -> pg_sys::ItemPointer;
+        pub fn index_fetch_heap(scan: pg_sys::IndexScanDesc, slot: *mut pg_sys::TupleTableSlot) -> bool;
+        pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: core::ffi::c_int);
     }
 }
 
@@ -120,21 +151,30 @@ impl Walk {
             Direction::Down => pg_sys::ScanDirection::BackwardScanDirection,
         };
         loop {
-            // SAFETY: the scan is open and placed.
-            if unsafe { pg_sys::index_getnext_tid(self.scan, direction) }.is_null() {
+            let (scan, slot, columns) = (self.scan, self.slot, self.columns as i32);
+            // SAFETY: the scan is open and placed; the slot was made for its table, which has so many columns. One
+            // guard for the three, because each costs as much as what it guards; none of them leaves anything to drop.
+            let step = unsafe {
+                pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    if raw::index_getnext_tid(scan, direction).is_null() {
+                        return Step::End;
+                    }
+                    if !raw::index_fetch_heap(scan, slot) {
+                        return Step::Nothing;
+                    }
+                    raw::slot_getsomeattrs_int(slot, columns);
+                    Step::Row
+                })
+            };
+            if step == Step::End {
                 return ControlFlow::Continue(());
             }
             // SAFETY: the scan stands on an entry and was asked to keep it; its number is not null.
             let id = unsafe {
                 (*self.scan).xs_itup.cast::<u8>().add(self.keys.offset()).cast::<i64>().read_unaligned()
             };
-            // SAFETY: the slot was made for this table.
-            let row = unsafe { pg_sys::index_fetch_heap(self.scan, self.slot) }.then(|| {
-                // SAFETY: the slot holds a row of a table that has so many columns.
-                unsafe { pg_sys::slot_getsomeattrs_int(self.slot, self.columns as i32) };
-                // SAFETY: as above; nothing touches the slot while it is lent out.
-                Row(unsafe { &*self.slot })
-            });
+            // SAFETY: the slot holds a row, and nothing touches it while it is lent out.
+            let row = (step == Step::Row).then(|| Row(unsafe { &*self.slot }));
             visit(id, row)?;
             pgrx::check_for_interrupts!();
         }

@@ -217,11 +217,13 @@ fn a_worker_with_nothing_to_do_is_not_missed() {
 
 #[test]
 fn what_a_full_lane_passed_over_is_delivered_after_a_pause() {
-    let options = Options::default().with("lago_push.worker_memory", "1024kB");
+    // Room for some four thousand messages, so that it ends within the last page that is read.
+    let options =
+        Options::default().with("lago_push.worker_memory", "1200kB").with("lago_push.idle_timeout", "10min");
     let scene = Scene::on(Cluster::start(&options), Store::Postgres);
     scene.billed_table("usage");
     scene.lago.stop();
-    scene.sql(&insert_rows("usage", 20_000));
+    scene.sql(&insert_rows("usage", 4500));
     wait_until("the outage is noticed", PATIENCE, || scene.destination_error().is_some());
     let worker = scene.wait_for_worker();
     scene.sql("select lago_push.pause('usage')");
@@ -231,7 +233,7 @@ fn what_a_full_lane_passed_over_is_delivered_after_a_pause() {
     scene.lago.resume().unwrap();
     wait_until("the other sync's row has arrived", PATIENCE, || scene.lago.stored_count() > 0);
     scene.sql("select lago_push.resume('usage')");
-    wait_until("all have arrived", PATIENCE, || scene.lago.stored_count() >= 20_001);
+    wait_until("all have arrived", PATIENCE, || scene.lago.stored_count() >= 4501);
     scene.wait_until_outbox_is_empty(PATIENCE);
     assert_eq!(scene.cluster.worker_pid(&scene.database), Some(worker), "and not because it began anew");
 }
