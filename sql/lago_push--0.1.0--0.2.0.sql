@@ -900,6 +900,236 @@ begin
 end
 $function$;
 
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
+create or replace function lago_push._redrive(sync text, filter text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._operated_sync(_redrive.sync);
+    page bigint[];
+    letter lago_push.dead_letter;
+    again record;
+    from_id bigint := -1;
+    redriven bigint := 0;
+    skipped bigint := 0;
+    captured bigint := 0;
+    path_of_each_row constant boolean := coalesce(wanted.path, (select e.path from lago_push.endpoints e where e.name = wanted.endpoint), '') ~ '\{';
+begin
+    if _redrive.filter is not null then
+        perform lago_push._check_filter(convert_to(_redrive.filter, getdatabaseencoding()));
+    end if;
+    -- Before the first id is drawn: the worker's account of late commits rests on this order.
+    perform pg_current_xact_id();
+    loop
+        select n.last_id, n.picked into from_id, page from lago_push._next_letters(wanted.id, null, from_id, _redrive.filter) n;
+        exit when from_id is null;
+        for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
+            select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
+            if letter.payload is not null and letter.path is null and path_of_each_row then
+                update lago_push.dead_letter l set reason = 'the sync''s path is made of each row by now, and this message has none of its own' where l.id = letter.id;
+                continue;
+            end if;
+            if letter.payload is null then
+                if letter.source_row is null then
+                    continue;
+                end if;
+                if not exists (select from pg_class c where c.oid = wanted.source) then
+                    update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
+                    continue;
+                end if;
+                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.key, r.skipped,
+                       convert_from(r.reason, getdatabaseencoding()) as reason into again
+                  from lago_push._render_letter(
+                      wanted.id, letter.operation::text, convert_to(letter.source_row::text, getdatabaseencoding()),
+                      convert_to(letter.old_row::text, getdatabaseencoding()),
+                      letter.id, (extract(epoch from letter.enqueued_at) * 1000000)::bigint) r;
+            end if;
+            if again.reason is not null then
+                update lago_push.dead_letter l set reason = again.reason where l.id = letter.id;
+                continue;
+            end if;
+            delete from lago_push.dead_letter l where l.id = letter.id;
+            if again.skipped then
+                captured := captured + letter.entered;
+                skipped := skipped + 1;
+                continue;
+            end if;
+            -- What it entered as goes along, so that the ledger adds up to what it did; so does its place among
+            -- those that go one after the other.
+            insert into lago_push.message (id, enqueued_at, sync_id, entered, operation, payload, path, key)
+            values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.entered, letter.operation,
+                    again.payload, again.path, again.key);
+            redriven := redriven + 1;
+        end loop;
+    end loop;
+    if redriven + skipped > 0 then
+        perform lago_push._note_intervention(wanted.id, 'redrive', captured, redriven, skipped);
+    end if;
+    if redriven > 0 then
+        perform lago_push._count_written(wanted.id, redriven);
+    end if;
+    return redriven + skipped;
+end
+$function$;
+
+create or replace function lago_push._discard(sync text, filter text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    by_operator boolean := lago_push._is_operator();
+    wanted integer;
+    of_none bigint := 0;
+    discarded bigint;
+    captured bigint;
+begin
+    if exists (select from lago_push.sync s where s.name = _discard.sync) or not by_operator
+       or not exists (select from lago_push.dead_letter l where l.sync_name = _discard.sync) then
+        select s.id into wanted from lago_push._operated_sync(_discard.sync) s;
+    end if;
+    if _discard.filter is not null then
+        perform lago_push._check_filter(convert_to(_discard.filter, getdatabaseencoding()));
+    end if;
+    if by_operator then
+        select d.letters into of_none from lago_push._discard_letters(null, _discard.sync, _discard.filter) d;
+    end if;
+    if wanted is null then
+        return of_none;
+    end if;
+    select d.letters, d.captured into discarded, captured from lago_push._discard_letters(wanted, null, _discard.filter) d;
+    if discarded > 0 then
+        perform lago_push._note_intervention(wanted, 'discard', captured, 0, discarded);
+    end if;
+    return discarded + of_none;
+end
+$function$;
+
+create or replace function lago_push._correct(letter bigint, payload text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
+    wanted lago_push.sync;
+    checked record;
+begin
+    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
+    if wanted.id is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('dead letter %s belongs to no sync', dead.id),
+            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
+            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
+    end if;
+    wanted := lago_push._operated_sync(wanted.name);
+    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
+    dead := lago_push._letter(_correct.letter);
+    if _correct.payload is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('dead letter %s needs a payload', dead.id),
+            hint = 'Give it as text; lago_push.discard() gives letters up.';
+    end if;
+    select c.* into checked
+      from lago_push._check_correction(
+          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
+          convert_to(_correct.payload, getdatabaseencoding())) c;
+    update lago_push.dead_letter l
+       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
+           path = checked.path,
+           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
+     where l.id = dead.id;
+end
+$function$;
+
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
+begin
+    perform lago_push._check_source(wanted.source);
+    if coalesce(rows, 0) not between 1 and 1000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'rows must be between 1 and 1000';
+    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
+    return query
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted))
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        raise notice 'table % has no row to show', wanted.source
+            using hint = 'Insert one in a transaction, look, and roll back.';
+    end if;
+end
+$function$;
+
 create or replace function lago_push._operator(family oid, type oid, strategy integer)
  RETURNS text
  LANGUAGE sql
@@ -1281,236 +1511,6 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
-create or replace function lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
-begin
-    perform lago_push._check_source(wanted.source);
-    if coalesce(rows, 0) not between 1 and 1000 then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
-    end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
-    return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
-    end if;
-end
-$function$;
-
-create or replace function lago_push._redrive(sync text, filter text)
- RETURNS bigint
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._operated_sync(_redrive.sync);
-    page bigint[];
-    letter lago_push.dead_letter;
-    again record;
-    from_id bigint := -1;
-    redriven bigint := 0;
-    skipped bigint := 0;
-    captured bigint := 0;
-    path_of_each_row constant boolean := coalesce(wanted.path, (select e.path from lago_push.endpoints e where e.name = wanted.endpoint), '') ~ '\{';
-begin
-    if _redrive.filter is not null then
-        perform lago_push._check_filter(convert_to(_redrive.filter, getdatabaseencoding()));
-    end if;
-    -- Before the first id is drawn: the worker's account of late commits rests on this order.
-    perform pg_current_xact_id();
-    loop
-        select n.last_id, n.picked into from_id, page from lago_push._next_letters(wanted.id, null, from_id, _redrive.filter) n;
-        exit when from_id is null;
-        for letter in select l.* from lago_push.dead_letter l where l.id = any (page) order by l.id for update loop
-            select letter.payload as payload, letter.path as path, letter.key as key, false as skipped, null::text as reason into again;
-            if letter.payload is not null and letter.path is null and path_of_each_row then
-                update lago_push.dead_letter l set reason = 'the sync''s path is made of each row by now, and this message has none of its own' where l.id = letter.id;
-                continue;
-            end if;
-            if letter.payload is null then
-                if letter.source_row is null then
-                    continue;
-                end if;
-                if not exists (select from pg_class c where c.oid = wanted.source) then
-                    update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
-                    continue;
-                end if;
-                select convert_from(r.payload, getdatabaseencoding()) as payload, r.path, r.key, r.skipped,
-                       convert_from(r.reason, getdatabaseencoding()) as reason into again
-                  from lago_push._render_letter(
-                      wanted.id, letter.operation::text, convert_to(letter.source_row::text, getdatabaseencoding()),
-                      convert_to(letter.old_row::text, getdatabaseencoding()),
-                      letter.id, (extract(epoch from letter.enqueued_at) * 1000000)::bigint) r;
-            end if;
-            if again.reason is not null then
-                update lago_push.dead_letter l set reason = again.reason where l.id = letter.id;
-                continue;
-            end if;
-            delete from lago_push.dead_letter l where l.id = letter.id;
-            if again.skipped then
-                captured := captured + letter.entered;
-                skipped := skipped + 1;
-                continue;
-            end if;
-            -- What it entered as goes along, so that the ledger adds up to what it did; so does its place among
-            -- those that go one after the other.
-            insert into lago_push.message (id, enqueued_at, sync_id, entered, operation, payload, path, key)
-            values (nextval('lago_push.message_id'), letter.enqueued_at, wanted.id, letter.entered, letter.operation,
-                    again.payload, again.path, again.key);
-            redriven := redriven + 1;
-        end loop;
-    end loop;
-    if redriven + skipped > 0 then
-        perform lago_push._note_intervention(wanted.id, 'redrive', captured, redriven, skipped);
-    end if;
-    if redriven > 0 then
-        perform lago_push._count_written(wanted.id, redriven);
-    end if;
-    return redriven + skipped;
-end
-$function$;
-
-create or replace function lago_push._discard(sync text, filter text)
- RETURNS bigint
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    by_operator boolean := lago_push._is_operator();
-    wanted integer;
-    of_none bigint := 0;
-    discarded bigint;
-    captured bigint;
-begin
-    if exists (select from lago_push.sync s where s.name = _discard.sync) or not by_operator
-       or not exists (select from lago_push.dead_letter l where l.sync_name = _discard.sync) then
-        select s.id into wanted from lago_push._operated_sync(_discard.sync) s;
-    end if;
-    if _discard.filter is not null then
-        perform lago_push._check_filter(convert_to(_discard.filter, getdatabaseencoding()));
-    end if;
-    if by_operator then
-        select d.letters into of_none from lago_push._discard_letters(null, _discard.sync, _discard.filter) d;
-    end if;
-    if wanted is null then
-        return of_none;
-    end if;
-    select d.letters, d.captured into discarded, captured from lago_push._discard_letters(wanted, null, _discard.filter) d;
-    if discarded > 0 then
-        perform lago_push._note_intervention(wanted, 'discard', captured, 0, discarded);
-    end if;
-    return discarded + of_none;
-end
-$function$;
-
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
-create or replace function lago_push._correct(letter bigint, payload text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
-    wanted lago_push.sync;
-    checked record;
-begin
-    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
-    if wanted.id is null then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('dead letter %s belongs to no sync', dead.id),
-            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
-            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
-    end if;
-    wanted := lago_push._operated_sync(wanted.name);
-    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
-    dead := lago_push._letter(_correct.letter);
-    if _correct.payload is null then
-        raise exception using errcode = 'null_value_not_allowed',
-            message = format('dead letter %s needs a payload', dead.id),
-            hint = 'Give it as text; lago_push.discard() gives letters up.';
-    end if;
-    select c.* into checked
-      from lago_push._check_correction(
-          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
-          convert_to(_correct.payload, getdatabaseencoding())) c;
-    update lago_push.dead_letter l
-       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
-           path = checked.path,
-           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
-     where l.id = dead.id;
-end
-$function$;
-
 create or replace function lago_push._workers()
  RETURNS TABLE(database_id oid, database text, pid integer, state text, started_at timestamp with time zone, last_activity timestamp with time zone, messages_per_second double precision, activity text, wanted boolean)
  LANGUAGE c
@@ -1875,7 +1875,7 @@ begin
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
                            pause,resume,redrive,discard,correct,flush,reconcile,backfill}';
         when 'operator' then
-            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush}';
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount}';
             relations := '{outbox,dead_letters,replies}';
         when 'admin' then
             functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';
@@ -2005,6 +2005,10 @@ comment on function lago_push._set_fires(lago_push.sync,"char") is 'Internal: ha
 
 comment on function lago_push._unheard(lago_push.sync) is 'Internal: subscriptions that fill a source past the triggers of its sync.';
 
+comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
+
+comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
+
 comment on function lago_push._operator(oid,oid,integer) is 'Internal: an operator of a b-tree, with its schema.';
 
 comment on function lago_push._walking_key(regclass) is 'Internal: the columns by which a table can be walked.';
@@ -2052,10 +2056,6 @@ comment on column lago_push.backfills.rate is 'rows per second since it was call
 comment on column lago_push.backfills.eta is 'how long the rest of the table will take at that rate';
 
 comment on column lago_push.backfills.moved_at is 'when it last captured rows';
-
-comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
-
-comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
 
 comment on function lago_push._workers() is 'Internal: source of the view workers.';
 
@@ -2160,6 +2160,10 @@ select lago_push._close('function', 'lago_push._set_fires(lago_push.sync,"char")
 
 select lago_push._close('function', 'lago_push._unheard(lago_push.sync)');
 
+select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
+
 select lago_push._close('function', 'lago_push._operator(oid,oid,integer)');
 
 select lago_push._close('function', 'lago_push._walking_key(regclass)');
@@ -2190,10 +2194,6 @@ select lago_push._close('function', 'lago_push._backfill_step(integer,integer,bi
 
 select lago_push._close('table', 'lago_push.backfills');
 grant select on table lago_push.backfills to pg_monitor;
-
-select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
-
-select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
 
 select lago_push._close('function', 'lago_push._workers()');
 grant execute on function lago_push._workers() to pg_monitor;
