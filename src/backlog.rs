@@ -175,10 +175,10 @@ mod tests {
 
     #[test]
     fn what_came_last_is_seen_in_a_long_backlog() {
-        // The last thousand of ten million.
+        // The last thousand of ten million. Stretches that are evenly apart would make none of them, or 39,000.
         let backlog = estimate(Range { from: 1, to: 10_000_000 }, |_| Some(1));
         let recent = backlog.by_sync[&1].recent;
-        assert!((500.0..2000.0).contains(&recent), "{recent}");
+        assert!((250.0..4000.0).contains(&recent), "{recent}");
     }
 
     #[test]
