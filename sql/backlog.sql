@@ -67,7 +67,14 @@ sync as (
            case when h.paced_at > pg_catalog.clock_timestamp() - interval '10 s' then h.messages_per_second else 0 end as going,
            -- What comes, a second: over the last minute, or less if nothing has waited so long.
            coalesce(w.recent, 0) / spell.seconds as coming,
-           coalesce(w.recent_bytes, 0) / spell.seconds as coming_bytes
+           coalesce(w.recent_bytes, 0) / spell.seconds as coming_bytes,
+           -- What lago_push._triggers() finds, for whoever may look; and none that is switched off.
+           exists (select from pg_catalog.pg_trigger t
+                    where t.tgfoid = 'lago_push.capture()'::pg_catalog.regprocedure
+                      and t.tgparentid = 0
+                      and t.tgenabled <> 'D'
+                      and t.tgargs = pg_catalog.convert_to(s.name, pg_catalog.getdatabaseencoding()) || '\x00'::bytea) as has_trigger,
+           case when s.max_pending is null then false else c.waiting >= s.max_pending end as at_cap
       from lago_push.sync s
       join lago_push.destination d on d.id = s.destination_id
      cross join overall every
@@ -78,6 +85,7 @@ sync as (
       left join lateral (select w.* from waiting w where w.sync_id = s.id limit 1) w on true
       left join lateral (select r.* from retrying r where r.sync_id = s.id limit 1) r on true
      cross join lateral lago_push._letters(s.id, 0) l
+      left join lago_push._capped() c on c.sync_id = s.id
      cross join lateral (
            select least(greatest(extract(epoch from pg_catalog.clock_timestamp() - w.oldest), 10), 60)::double precision as seconds
      ) spell

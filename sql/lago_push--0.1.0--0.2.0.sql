@@ -224,8 +224,15 @@ create or replace view lago_push._figures as
                     ELSE (0)::double precision
                 END AS going,
             ((COALESCE(w.recent, (0)::bigint))::double precision / spell.seconds) AS coming,
-            ((COALESCE(w.recent_bytes, (0)::bigint))::double precision / spell.seconds) AS coming_bytes
-           FROM ((((((((lago_push.sync s
+            ((COALESCE(w.recent_bytes, (0)::bigint))::double precision / spell.seconds) AS coming_bytes,
+            (EXISTS ( SELECT
+                   FROM pg_trigger t
+                  WHERE ((t.tgfoid = ('lago_push.capture()'::regprocedure)::oid) AND (t.tgparentid = (0)::oid) AND (t.tgenabled <> 'D'::"char") AND (t.tgargs = (convert_to(s.name, getdatabaseencoding()) || '\x00'::bytea))))) AS has_trigger,
+                CASE
+                    WHEN (s.max_pending IS NULL) THEN false
+                    ELSE (c.waiting >= s.max_pending)
+                END AS at_cap
+           FROM (((((((((lago_push.sync s
              JOIN lago_push.destination d ON ((d.id = s.destination_id)))
              CROSS JOIN overall every)
              LEFT JOIN LATERAL ( SELECT h_1.destination_id,
@@ -267,6 +274,7 @@ create or replace view lago_push._figures as
                   WHERE (r_1.sync_id = s.id)
                  LIMIT 1) r ON (true))
              CROSS JOIN LATERAL lago_push._letters(s.id, (0)::bigint) l(letters, entered, estimated))
+             LEFT JOIN lago_push._capped() c(sync_id, waiting) ON ((c.sync_id = s.id)))
              CROSS JOIN LATERAL ( SELECT (LEAST(GREATEST(EXTRACT(epoch FROM (clock_timestamp() - w.oldest)), (10)::numeric), (60)::numeric))::double precision AS seconds) spell)
         )
  SELECT f.id,
@@ -296,6 +304,8 @@ create or replace view lago_push._figures as
     f.going,
     f.coming,
     f.coming_bytes,
+    f.has_trigger,
+    f.at_cap,
     f.pending_there,
     f.work,
     f.load,
@@ -335,6 +345,8 @@ create or replace view lago_push._figures as
             s.going,
             s.coming,
             s.coming_bytes,
+            s.has_trigger,
+            s.at_cap,
             sum(s.pending) OVER there AS pending_there,
             GREATEST((((sum(
                 CASE
@@ -900,43 +912,6 @@ begin
 end
 $function$;
 
-create or replace function lago_push._correct(letter bigint, payload text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
-    wanted lago_push.sync;
-    checked record;
-begin
-    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
-    if wanted.id is null then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('dead letter %s belongs to no sync', dead.id),
-            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
-            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
-    end if;
-    wanted := lago_push._operated_sync(wanted.name);
-    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
-    dead := lago_push._letter(_correct.letter);
-    if _correct.payload is null then
-        raise exception using errcode = 'null_value_not_allowed',
-            message = format('dead letter %s needs a payload', dead.id),
-            hint = 'Give it as text; lago_push.discard() gives letters up.';
-    end if;
-    select c.* into checked
-      from lago_push._check_correction(
-          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
-          convert_to(_correct.payload, getdatabaseencoding())) c;
-    update lago_push.dead_letter l
-       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
-           path = checked.path,
-           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
-     where l.id = dead.id;
-end
-$function$;
-
 create or replace function lago_push._operator(family oid, type oid, strategy integer)
  RETURNS text
  LANGUAGE sql
@@ -1318,6 +1293,130 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
+create or replace function lago_push._correct(letter bigint, payload text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
+    wanted lago_push.sync;
+    checked record;
+begin
+    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
+    if wanted.id is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('dead letter %s belongs to no sync', dead.id),
+            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
+            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
+    end if;
+    wanted := lago_push._operated_sync(wanted.name);
+    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
+    dead := lago_push._letter(_correct.letter);
+    if _correct.payload is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('dead letter %s needs a payload', dead.id),
+            hint = 'Give it as text; lago_push.discard() gives letters up.';
+    end if;
+    select c.* into checked
+      from lago_push._check_correction(
+          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
+          convert_to(_correct.payload, getdatabaseencoding())) c;
+    update lago_push.dead_letter l
+       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
+           path = checked.path,
+           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
+     where l.id = dead.id;
+end
+$function$;
+
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
+begin
+    perform lago_push._check_source(wanted.source);
+    if coalesce(rows, 0) not between 1 and 1000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'rows must be between 1 and 1000';
+    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
+    return query
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted))
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        raise notice 'table % has no row to show', wanted.source
+            using hint = 'Insert one in a transaction, look, and roll back.';
+    end if;
+end
+$function$;
+
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
 create or replace function lago_push._redrive(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1424,93 +1523,6 @@ begin
 end
 $function$;
 
-create or replace function lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
-begin
-    perform lago_push._check_source(wanted.source);
-    if coalesce(rows, 0) not between 1 and 1000 then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
-    end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
-    return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
-    end if;
-end
-$function$;
-
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
 create or replace function lago_push._workers()
  RETURNS TABLE(database_id oid, database text, pid integer, state text, started_at timestamp with time zone, last_activity timestamp with time zone, messages_per_second double precision, activity text, wanted boolean)
  LANGUAGE c
@@ -1568,7 +1580,9 @@ create or replace view lago_push.status as
         CASE
             WHEN (f.drain_seconds IS NOT NULL) THEN make_interval(secs => LEAST(f.drain_seconds, ('1000000000000'::numeric)::double precision))
             ELSE NULL::interval
-        END AS drains_in
+        END AS drains_in,
+    (f.has_trigger AND (f.state <> 'draft'::text)) AS capturing,
+    f.at_cap
    FROM (lago_push._figures f
      LEFT JOIN LATERAL ( SELECT l.reason,
             l.died_at
@@ -1773,6 +1787,8 @@ create or replace view lago_push.metrics as
             f.going,
             f.coming,
             f.coming_bytes,
+            f.has_trigger,
+            f.at_cap,
             f.pending_there,
             f.work,
             f.load,
@@ -1818,7 +1834,7 @@ create or replace view lago_push.metrics as
                    FROM lago_push.intervention i
                   GROUP BY i.sync_id) done ON ((done.sync_id = f.id)))
              CROSS JOIN LATERAL ( SELECT ((((f.captured + f.pending_entered) + f.dead_entered))::numeric + COALESCE(done.captured, (0)::numeric)) AS captured) entered)
-             CROSS JOIN LATERAL ( VALUES ('lago_push_pending'::text,(f.pending)::double precision), ('lago_push_pending_bytes'::text,f.bytes), ('lago_push_pending_bytes_per_second'::text,f.bytes_per_second), ('lago_push_oldest_pending_seconds'::text,COALESCE(EXTRACT(epoch FROM (now() - f.oldest)), (0)::numeric)), ('lago_push_drain_seconds'::text,f.drain_seconds), ('lago_push_retrying'::text,f.retrying), ('lago_push_dead_letters'::text,f.dead), ('lago_push_estimated'::text,(f.estimated)::integer), ('lago_push_sync_active'::text,((f.state = 'active'::text))::integer), ('lago_push_captured_total'::text,
+             CROSS JOIN LATERAL ( VALUES ('lago_push_pending'::text,(f.pending)::double precision), ('lago_push_pending_bytes'::text,f.bytes), ('lago_push_pending_bytes_per_second'::text,f.bytes_per_second), ('lago_push_oldest_pending_seconds'::text,COALESCE(EXTRACT(epoch FROM (now() - f.oldest)), (0)::numeric)), ('lago_push_drain_seconds'::text,f.drain_seconds), ('lago_push_retrying'::text,f.retrying), ('lago_push_dead_letters'::text,f.dead), ('lago_push_estimated'::text,(f.estimated)::integer), ('lago_push_sync_active'::text,((f.state = 'active'::text))::integer), ('lago_push_sync_capturing'::text,((f.has_trigger AND (f.state <> 'draft'::text)))::integer), ('lago_push_sync_at_cap'::text,(f.at_cap)::integer), ('lago_push_captured_total'::text,
                         CASE
                             WHEN (NOT f.captured_estimated) THEN entered.captured
                             ELSE NULL::numeric
@@ -2078,6 +2094,10 @@ comment on column lago_push.status.bytes_waiting is 'bytes of the payloads in th
 comment on column lago_push.status.bytes_per_second is 'by how much that grows: what came in the last minute less what goes; below zero while it shrinks, 0 while nothing has waited for ten seconds';
 
 comment on column lago_push.status.drains_in is 'how long it takes until nothing waits, at the pace the destination was last seen to take and at what comes now; null: not known, or never';
+
+comment on column lago_push.status.capturing is 'whether rows that are written are captured; false for a draft, and where the trigger is off or gone';
+
+comment on column lago_push.status.at_cap is 'whether as many messages wait as max_pending lets; null: not known yet';
 
 comment on column lago_push.destinations.messages_per_second is 'how many messages a second it took while more waited than could go, averaged over the last minutes; null: not known yet';
 

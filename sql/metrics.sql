@@ -41,6 +41,8 @@ select m.name, m.labels, m.value
                ('lago_push_dead_letters', f.dead),
                ('lago_push_estimated', f.estimated::integer),
                ('lago_push_sync_active', (f.state = 'active')::integer),
+               ('lago_push_sync_capturing', (f.has_trigger and f.state <> 'draft')::integer),
+               ('lago_push_sync_at_cap', f.at_cap::integer),
                ('lago_push_captured_total', case when not f.captured_estimated then entered.captured end),
                ('lago_push_delivered_total', f.delivered),
                ('lago_push_duplicate_total', f.duplicate),

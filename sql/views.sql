@@ -19,7 +19,9 @@ select f.sync,
        f.bytes_per_second,
        -- No interval holds more than some hundred thousand years.
        case when f.drain_seconds is not null
-            then pg_catalog.make_interval(secs => least(f.drain_seconds, 1e12)) end as drains_in
+            then pg_catalog.make_interval(secs => least(f.drain_seconds, 1e12)) end as drains_in,
+       f.has_trigger and f.state <> 'draft' as capturing,
+       f.at_cap
   from lago_push._figures f
   left join lateral (select l.reason, l.died_at
                        from lago_push.dead_letter l
@@ -36,6 +38,8 @@ comment on column lago_push.status.dead is 'dead letters now';
 comment on column lago_push.status.estimated is 'whether pending, oldest_pending, retrying, dead and bytes_waiting are estimates, because there are too many to count';
 comment on column lago_push.status.bytes_waiting is 'bytes of the payloads in the outbox';
 comment on column lago_push.status.bytes_per_second is 'by how much that grows: what came in the last minute less what goes; below zero while it shrinks, 0 while nothing has waited for ten seconds';
+comment on column lago_push.status.capturing is 'whether rows that are written are captured; false for a draft, and where the trigger is off or gone';
+comment on column lago_push.status.at_cap is 'whether as many messages wait as max_pending lets; null: not known yet';
 comment on column lago_push.status.drains_in is 'how long it takes until nothing waits, at the pace the destination was last seen to take and at what comes now; null: not known, or never';
 comment on column lago_push.status.last_error is 'what went wrong last, in a sentence; it stays after things went well again, so look at its time';
 

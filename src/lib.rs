@@ -151,7 +151,8 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/backlog.sql",
     name = "backlog",
-    requires = ["tables", surface::backlog::backlog, surface::backlog::letters, surface::endpoints]
+    requires =
+        ["tables", surface::backlog::backlog, surface::backlog::letters, surface::capped, surface::endpoints]
 );
 extension_sql_file!("../sql/flush.sql", name = "flush", requires = ["syncs", surface::has_captured]);
 extension_sql_file!(

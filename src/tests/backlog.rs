@@ -4,7 +4,7 @@
 mod tests {
     use crate::backlog::stretches;
     use crate::cursor::Range;
-    use crate::tests::stage::{self, activate, run, text, texts};
+    use crate::tests::stage::{self, INSERT, activate, draft, run, text, texts};
     use pgrx::prelude::*;
 
     /// What tests before this one rolled back is still in the indexes, unless these are new.
@@ -84,6 +84,47 @@ mod tests {
             ["calls 3000 3999 1 7 f 300000", "others 1010 3996 2 0 f 101000"]
         );
         assert_eq!(text("select count(*)::text from lago_push.status"), "2");
+    }
+
+    #[pg_test]
+    fn it_is_seen_whether_rows_are_captured() {
+        set();
+        let capturing = || {
+            texts(
+                "select concat_ws(' ', s.sync, s.capturing, m.value) from lago_push.status s
+                   join lago_push.metrics m on m.name = 'lago_push_sync_capturing' and m.labels ->> 'sync' = s.sync
+                  order by s.sync",
+            )
+        };
+        activate("calls", "");
+        draft("others", "");
+        assert_eq!(capturing(), ["calls t 1", "others f 0"]);
+        run("alter table public.calls disable trigger lago_push_calls");
+        assert_eq!(capturing(), ["calls f 0", "others f 0"], "switched off");
+        run("alter table public.calls enable always trigger lago_push_calls");
+        assert_eq!(capturing(), ["calls t 1", "others f 0"]);
+        run("drop trigger lago_push_calls on public.calls");
+        assert_eq!(capturing(), ["calls f 0", "others f 0"], "gone");
+        run(
+            "create trigger by_hand after insert on public.calls for each row execute function lago_push.capture('calls')",
+        );
+        assert_eq!(capturing(), ["calls t 1", "others f 0"], "one written by hand does as well");
+    }
+
+    #[pg_test]
+    fn it_is_seen_whether_as_many_wait_as_may() {
+        set();
+        let at_cap = || {
+            texts(
+                "select concat_ws(' ', s.at_cap, m.value) from lago_push.status s
+                   left join lago_push.metrics m on m.name = 'lago_push_sync_at_cap'",
+            )
+        };
+        activate("calls", "");
+        assert_eq!(at_cap(), ["f 0"], "there is no cap");
+        run("select lago_push.alter_sync('calls', max_pending => 1000000)");
+        run(INSERT);
+        assert_eq!(at_cap(), ["f 0"]);
     }
 
     #[pg_test]

@@ -301,7 +301,7 @@ mod tests {
         for (view, columns) in [
             (
                 "status",
-                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in",
+                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in capturing at_cap",
             ),
             (
                 "destinations",
@@ -355,6 +355,8 @@ mod tests {
             ("status", "bytes_waiting", "bigint"),
             ("status", "bytes_per_second", "bigint"),
             ("status", "drains_in", "interval"),
+            ("status", "capturing", "boolean"),
+            ("status", "at_cap", "boolean"),
             ("metrics", "labels", "jsonb"),
             ("metrics", "value", "double precision"),
             ("replies", "payload", "jsonb"),

@@ -56,11 +56,14 @@ fn the_first_row_beyond_the_cap_meets_the_policy_in_a_transaction_of_its_own() {
         db.batch_execute(&insert_rows("usage", 1)).unwrap();
     }
     assert_eq!(counts(&scene), (10, 0));
+    let is_at_cap = || scene.value::<bool>("select at_cap from lago_push.status");
+    assert!(is_at_cap(), "an operator sees it");
     db.batch_execute(&insert_rows("usage", 1)).unwrap();
     // And in another session, which has counted nothing.
     scene.sql(&insert_rows("usage", 1));
     assert_eq!(counts(&scene), (10, 2));
     let_all_go(&scene);
+    wait_until("an operator sees that there is room", PATIENCE, || !is_at_cap());
     scene.sql("select lago_push.redrive('usage')");
     assert_billed_exactly_once(&scene);
     assert_eq!(scene.lago.stored_count(), 12);
