@@ -483,7 +483,7 @@ fn sessions_go_on_when_the_extension_is_dropped_and_made_again_beneath_them() {
         let newest: i64 = scene.value("select max(id) from usage");
         scene.wait_for_event(&format!("usage-{newest}"));
         scene.wait_for_event(&format!("usage-{}", newest - 1));
-        assert_eq!(scene.status("usage").delivered, 2);
+        wait_until("both are settled", PATIENCE, || scene.status("usage").delivered == 2);
     }
     assert_balanced(&scene);
     assert!(!scene.cluster.log().contains("terminated by signal"), "{}", scene.cluster.log_tail(None));
