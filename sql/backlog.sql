@@ -1,8 +1,8 @@
 -- Backlog: what waits, told without counting it: exactly where it is little, as a marked estimate where it is much.
 --
 -- One row per sync with every figure that status and metrics show, so that both show the same. Nothing here reads
--- more than some ten thousand rows, however many there are: messages and dead letters are counted along an index up
--- to a limit, and beyond it short stretches of ids stand for the rest (src/surface/backlog.rs). The planner is told
+-- more than a hundred thousand rows, and of millions only some ten thousand: messages and dead letters are counted
+-- along an index up to a limit, and beyond it short stretches of ids stand for the rest (src/surface/backlog.rs). The planner is told
 -- with "limit 1" that there is one row of each kind for a sync: believing in millions it would compile the query,
 -- which takes a second.
 
@@ -14,7 +14,7 @@ alter function lago_push._letters(integer, bigint) rows 1;
 
 create view lago_push._figures as
 with waiting as materialized (
-    select b.* from lago_push._backlog(coalesce((select o.id from lago_push.outbox_start o), 0), 0) b
+    select b.* from lago_push._backlog(coalesce((select o.id from lago_push.outbox_start o), 0), 100000) b
 ),
 -- At most so many are looked up; where there are more, these stand for all.
 retries as materialized (
@@ -84,7 +84,7 @@ sync as (
       left join lateral (select a.* from lago_push.account a where a.sync_id = s.id limit 1) a on true
       left join lateral (select w.* from waiting w where w.sync_id = s.id limit 1) w on true
       left join lateral (select r.* from retrying r where r.sync_id = s.id limit 1) r on true
-     cross join lateral lago_push._letters(s.id, 0) l
+     cross join lateral lago_push._letters(s.id, 100000) l
       left join lago_push._capped() c on c.sync_id = s.id
      cross join lateral (
            select least(greatest(extract(epoch from pg_catalog.clock_timestamp() - w.oldest), 10), 60)::double precision as seconds

@@ -163,7 +163,7 @@ create or replace view lago_push._figures as
             b.recent_bytes,
             b.estimated
            FROM lago_push._backlog(COALESCE(( SELECT o.id
-                   FROM lago_push.outbox_start o), (0)::bigint), (0)::bigint) b(sync_id, pending, entered, oldest, bytes, recent, recent_bytes, estimated)
+                   FROM lago_push.outbox_start o), (0)::bigint), (100000)::bigint) b(sync_id, pending, entered, oldest, bytes, recent, recent_bytes, estimated)
         ), retries AS MATERIALIZED (
          SELECT r.message_id
            FROM lago_push.retry r
@@ -273,7 +273,7 @@ create or replace view lago_push._figures as
                    FROM retrying r_1
                   WHERE (r_1.sync_id = s.id)
                  LIMIT 1) r ON (true))
-             CROSS JOIN LATERAL lago_push._letters(s.id, (0)::bigint) l(letters, entered, estimated))
+             CROSS JOIN LATERAL lago_push._letters(s.id, (100000)::bigint) l(letters, entered, estimated))
              LEFT JOIN lago_push._capped() c(sync_id, waiting) ON ((c.sync_id = s.id)))
              CROSS JOIN LATERAL ( SELECT (LEAST(GREATEST(EXTRACT(epoch FROM (clock_timestamp() - w.oldest)), (10)::numeric), (60)::numeric))::double precision AS seconds) spell)
         )
@@ -912,6 +912,40 @@ begin
 end
 $function$;
 
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
+begin
+    perform lago_push._check_source(wanted.source);
+    if coalesce(rows, 0) not between 1 and 1000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'rows must be between 1 and 1000';
+    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
+    return query
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted))
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        raise notice 'table % has no row to show', wanted.source
+            using hint = 'Insert one in a transaction, look, and roll back.';
+    end if;
+end
+$function$;
+
 create or replace function lago_push._operator(family oid, type oid, strategy integer)
  RETURNS text
  LANGUAGE sql
@@ -1330,93 +1364,6 @@ begin
 end
 $function$;
 
-create or replace function lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
-begin
-    perform lago_push._check_source(wanted.source);
-    if coalesce(rows, 0) not between 1 and 1000 then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
-    end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
-    return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
-    end if;
-end
-$function$;
-
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
 create or replace function lago_push._redrive(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1521,6 +1468,59 @@ begin
     end if;
     return discarded + of_none;
 end
+$function$;
+
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
 $function$;
 
 create or replace function lago_push._workers()
