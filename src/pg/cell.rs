@@ -436,11 +436,12 @@ const PINNED: [(&CStr, &CStr); 8] = [
     (c"quote_all_identifiers", c"off"),
 ];
 
-fn pinned<R>(work: impl FnOnce() -> R) -> R {
+/// Runs `work` with the settings pinned that values may depend on, and nobody's functions in the way.
+pub fn pinned<R>(work: impl FnOnce() -> R) -> R {
     pinned_with(c"pg_catalog, pg_temp", work)
 }
 
-/// Runs `work` with the settings pinned that values may depend on, and this search_path.
+/// The same with a search_path.
 pub fn pinned_with<R>(search_path: &CStr, work: impl FnOnce() -> R) -> R {
     // SAFETY: opens a nesting level of settings; an error closes it with the surrounding subtransaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };

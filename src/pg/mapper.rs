@@ -41,8 +41,7 @@ impl Mapper {
     pub fn bind(signature: &str, columns: &[(String, i16)]) -> Option<Mapper> {
         // Whoever writes the row needs no right to the function, nor to its schema; and where the writer's
         // session looks for types first is none of its business.
-        let function =
-            with_rights_of(SUPERUSER, || cell::pinned_with(c"pg_catalog, pg_temp", || find(signature)))?;
+        let function = with_rights_of(SUPERUSER, || cell::pinned(|| find(signature)))?;
         // SAFETY: catalog lookups inside a transaction.
         let (schema, row_type, count) = unsafe {
             let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(function));

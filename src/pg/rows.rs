@@ -9,7 +9,13 @@ const ROWS: core::ffi::c_long = 1000;
 /// Runs a query, in the database's encoding, and hands `visit` the first column of each row that is not
 /// null there. A value lives as long as its visit, and so does what the visit allocates from PostgreSQL.
 pub fn for_each(query: &[u8], mut visit: impl FnMut(pg_sys::Datum)) {
-    let Ok(query) = CString::new(query) else { return };
+    with_cursor(query, |portal| visit_all(portal, &mut visit));
+}
+
+/// Opens a cursor for a query, in the database's encoding, for as long as `work` takes. None where the query
+/// cannot be one.
+pub fn with_cursor<R>(query: &[u8], work: impl FnOnce(pg_sys::Portal) -> R) -> Option<R> {
+    let query = CString::new(query).ok()?;
     // SAFETY: connects for the one query below; an error disconnects with its transaction.
     unsafe { pg_sys::SPI_connect() };
     // SAFETY: connected above; no parameters. The server copies the text.
@@ -25,6 +31,15 @@ pub fn for_each(query: &[u8], mut visit: impl FnMut(pg_sys::Datum)) {
             0,
         )
     };
+    let result = work(portal);
+    // SAFETY: opened above.
+    unsafe { pg_sys::SPI_cursor_close(portal) };
+    // SAFETY: connected above.
+    unsafe { pg_sys::SPI_finish() };
+    Some(result)
+}
+
+fn visit_all(portal: pg_sys::Portal, visit: &mut impl FnMut(pg_sys::Datum)) {
     // SAFETY: a child of the current context, which SPI_finish deletes with all its children.
     let context = unsafe {
         pg_sys::AllocSetContextCreateExtended(
@@ -36,7 +51,7 @@ pub fn for_each(query: &[u8], mut visit: impl FnMut(pg_sys::Datum)) {
         )
     };
     loop {
-        // SAFETY: the portal was opened above and is not closed before the end.
+        // SAFETY: an open cursor of this connection.
         unsafe { pg_sys::SPI_cursor_fetch(portal, true, ROWS) };
         // SAFETY: variables SPI has just set. The visits may use SPI themselves and set them anew.
         let (table, count) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
@@ -63,8 +78,4 @@ pub fn for_each(query: &[u8], mut visit: impl FnMut(pg_sys::Datum)) {
         // SAFETY: made by the fetch above, and not looked at any more.
         unsafe { pg_sys::SPI_freetuptable(table) };
     }
-    // SAFETY: opened above.
-    unsafe { pg_sys::SPI_cursor_close(portal) };
-    // SAFETY: connected above.
-    unsafe { pg_sys::SPI_finish() };
 }

@@ -1,9 +1,9 @@
 //! Walk: the rows of a query, some at a time, until somebody has enough.
 
 use super::caller::with_rights_of;
-use super::cell;
+use super::{cell, rows};
 use pgrx::{PgMemoryContexts, pg_sys};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 /// Rows held in memory at once.
@@ -26,33 +26,15 @@ pub fn walk(
     command: &[u8],
     mut visit: impl FnMut(Option<pg_sys::Datum>) -> ControlFlow<()>,
 ) -> Option<Walked> {
-    let command = CString::new(command).ok()?;
-    Some(with_rights_of(role, || {
-        cell::pinned_with(c"pg_catalog, pg_temp", || {
-            // SAFETY: connects for the one query below.
-            unsafe { pg_sys::SPI_connect() };
-            // SAFETY: a query without parameters; errors leave by unwinding.
-            let portal = unsafe {
-                pg_sys::SPI_cursor_open_with_args(
-                    std::ptr::null(),
-                    command.as_ptr(),
-                    0,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    std::ptr::null(),
-                    false,
-                    0,
-                )
-            };
-            let mut walked = Walked::default();
-            while visit_some(portal, &mut visit, &mut walked).is_continue() {}
-            // SAFETY: opened above.
-            unsafe { pg_sys::SPI_cursor_close(portal) };
-            // SAFETY: connected above.
-            unsafe { pg_sys::SPI_finish() };
-            walked
+    with_rights_of(role, || {
+        cell::pinned(|| {
+            rows::with_cursor(command, |portal| {
+                let mut walked = Walked::default();
+                while visit_some(portal, &mut visit, &mut walked).is_continue() {}
+                walked
+            })
         })
-    }))
+    })
 }
 
 /// Fetches some rows and visits them.
