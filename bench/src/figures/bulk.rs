@@ -49,13 +49,14 @@ struct Round {
     ours: Cost,
 }
 
-pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
-    prepare(ground, effort.bulk_rows)?;
+pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
+    let rows = effort.choose(100_000, 300_000);
+    prepare(ground, rows)?;
     let mut rounds = Vec::new();
-    for number in 0..effort.rounds {
+    for number in 0..effort.rounds() {
         let mut round = Round::default();
         for runner in rotated(&RUNNERS, number) {
-            let cost = run(ground, runner, effort.bulk_rows)?;
+            let cost = run(ground, runner, rows)?;
             *match runner {
                 Runner::Insert(Contestant::Plain) => &mut round.plain,
                 Runner::Insert(Contestant::Peer) => &mut round.peer,

@@ -38,14 +38,15 @@ struct Round {
 const DELAY: Duration = Duration::from_millis(100);
 const DELAYED_BACKLOG: usize = 20_000;
 
-pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
+pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
+    let backlog = effort.choose(100_000, 300_000);
     let mut rounds = Vec::new();
-    for number in 0..effort.rounds {
+    for number in 0..effort.rounds() {
         let delayed = run_delayed(ground)?;
-        rounds.push(Round { delayed, ..run(ground, effort.backlog, number)? });
+        rounds.push(Round { delayed, ..run(ground, backlog, number)? });
     }
     ground.clear()?;
-    Ok(findings(&rounds, effort.backlog))
+    Ok(findings(&rounds, backlog))
 }
 
 fn run(ground: &mut Ground, backlog: usize, number: usize) -> Outcome<Round> {

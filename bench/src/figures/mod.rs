@@ -3,15 +3,21 @@
 //! Absolute numbers differ from machine to machine, ratios much less. Contestants take turns in every round,
 //! so that a busy moment of the machine meets all of them; the median counts, and the extremes are shown.
 
+mod backlog;
 mod bulk;
+mod databases;
 mod drain;
 mod ground;
-mod lone;
+mod held;
+mod instructions;
+mod latency;
 mod raw;
 mod report;
 mod single;
 pub mod stand_in;
+mod syncs;
 mod templates;
+mod writes;
 
 use std::fs;
 use std::num::NonZero;
@@ -20,62 +26,57 @@ use std::time::Instant;
 use std::{env, thread};
 
 use crate::failure::{Doing, Failure, Outcome};
-use crate::text::grouped;
 use ground::Ground;
 use report::Findings;
 
-/// How much is done, which is how far the figures can be trusted.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    name: &'static str,
-    rounds: usize,
-    bulk_rows: usize,
-    /// Of one second for each contestant: many short ones, because rates on a machine that does other things
-    /// besides differ more from minute to minute than from second to second.
-    single_rounds: usize,
-    backlog: usize,
-    lone_commits: usize,
+/// How much is done, which is how far the figures can be trusted. Each part says what that means for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Two minutes for everything, for a rough idea.
+    Quick,
+    Full,
 }
 
 impl Effort {
-    /// About eight minutes, or two with `QUICK` set.
+    /// Quick if `QUICK` is set.
     pub fn from_environment() -> Self {
         match env::var("QUICK") {
-            Ok(value) if !value.is_empty() && value != "0" => Self::QUICK,
-            _ => Self::FULL,
+            Ok(value) if !value.is_empty() && value != "0" => Self::Quick,
+            _ => Self::Full,
         }
     }
 
-    const QUICK: Self = Self {
-        name: "quick",
-        rounds: 5,
-        bulk_rows: 100_000,
-        single_rounds: 20,
-        backlog: 100_000,
-        lone_commits: 200,
-    };
-    const FULL: Self = Self {
-        name: "full",
-        rounds: 9,
-        bulk_rows: 300_000,
-        single_rounds: 40,
-        backlog: 300_000,
-        lone_commits: 1000,
-    };
+    pub fn choose<T>(self, quick: T, full: T) -> T {
+        match self {
+            Self::Quick => quick,
+            Self::Full => full,
+        }
+    }
+
+    /// Rounds in which each contestant takes one turn.
+    pub fn rounds(self) -> usize {
+        self.choose(5, 9)
+    }
 }
 
 struct Part {
     name: &'static str,
     what: &'static str,
-    measure: fn(&mut Ground, &Effort) -> Outcome<Findings>,
+    measure: fn(&mut Ground, Effort) -> Outcome<Findings>,
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 11] = [
     Part { name: "bulk", what: "bulk inserts", measure: bulk::measure },
+    Part { name: "writes", what: "updates, deletes, wide rows, large documents", measure: writes::measure },
     Part { name: "templates", what: "Liquid and mappers", measure: templates::measure },
     Part { name: "single", what: "single-row transactions", measure: single::measure },
+    Part { name: "syncs", what: "a hundred syncs", measure: syncs::measure },
     Part { name: "drain", what: "draining a backlog", measure: drain::measure },
-    Part { name: "lone", what: "lone commits", measure: lone::measure },
+    Part { name: "latency", what: "from commit to arrival", measure: latency::measure },
+    Part { name: "backlog", what: "large backlogs", measure: backlog::measure },
+    Part { name: "held", what: "a transaction held open", measure: held::measure },
+    Part { name: "databases", what: "twenty databases", measure: databases::measure },
+    Part { name: "instructions", what: "instructions", measure: instructions::measure },
 ];
 
 /// Measures the parts with these names, or all if there are none, and prints the figures. A run of everything
@@ -95,13 +96,13 @@ pub fn run(names: &[String]) -> Outcome<()> {
     for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
         eprint!("{} … ", part.what);
         let start = Instant::now();
-        let found = (part.measure)(&mut ground, &effort);
+        let found = (part.measure)(&mut ground, effort);
         eprintln!("{:.0} s", start.elapsed().as_secs_f64());
         findings.extend(found.map_err(|failure| with_log(&failure, &ground))?);
     }
     let text = format!(
         "# Figures\n\n{}\n{}\nBehind them:\n\n{}",
-        circumstances(&mut ground, &effort, &busy)?,
+        circumstances(&mut ground, effort, &busy)?,
         findings.figures_table(),
         findings.measurements_table()
     );
@@ -119,7 +120,7 @@ fn with_log(failure: &Failure, ground: &Ground) -> Failure {
     Failure::new(format!("{failure}\n\nThe server's log ends:\n{}", ground.cluster.log_tail(None)))
 }
 
-fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<String> {
+fn circumstances(ground: &mut Ground, effort: Effort, busy: &str) -> Outcome<String> {
     let row = ground.db.row(
         "select to_char(now(), 'YYYY-MM-DD HH24:MI \"UTC\"'), split_part(current_setting('server_version'), ' ', 1),
                 (select extversion from pg_extension where extname = 'lago_push')",
@@ -127,15 +128,9 @@ fn circumstances(ground: &mut Ground, effort: &Effort, busy: &str) -> Outcome<St
     let [date, server, extension]: [String; 3] = [row.get(0), row.get(1), row.get(2)];
     Ok(format!(
         "{date}, PostgreSQL {server}, lago_push {extension}, {} processors shared by server, worker,\n\
-         stand-in and load generator; load average at the start {busy}. A {} run: {} rounds ({} of single\n\
-         rows), {} rows in bulk, a backlog of {}, {} lone commits.\n",
+         stand-in and load generator; load average at the start {busy}. A {} run.\n",
         processors(),
-        effort.name,
-        effort.rounds,
-        effort.single_rounds,
-        grouped(effort.bulk_rows),
-        grouped(effort.backlog),
-        grouped(effort.lone_commits)
+        effort.choose("quick", "full"),
     ))
 }
 

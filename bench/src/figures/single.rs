@@ -37,10 +37,10 @@ struct Round {
     delivered: f64,
 }
 
-pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
+pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     ground.db.run(&format!("alter database {DATABASE} set synchronous_commit = off"))?;
     let mut rounds = Vec::new();
-    for number in 0..effort.single_rounds {
+    for number in 0..effort.choose(20, 40) {
         let mut round = Round::default();
         for runner in rotated(&RUNNERS, number) {
             let per_second = run(ground, runner)?;

@@ -69,13 +69,14 @@ drop table usage_filters, usage_tags;
 drop table usage_mapper cascade;
 ";
 
-pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
+pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
+    let rows = effort.choose(100_000, 300_000);
     ground.db.run(SYNCS)?;
     let mut rounds = Vec::new();
-    for number in 0..effort.rounds {
+    for number in 0..effort.rounds() {
         let mut round = [0.0; WAYS.len()];
         for way in rotated(&WAYS, number) {
-            round[way as usize] = run(ground, way, effort.bulk_rows)?;
+            round[way as usize] = run(ground, way, rows)?;
         }
         rounds.push(round);
     }

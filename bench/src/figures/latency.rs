@@ -22,7 +22,8 @@ const REST: Duration = Duration::from_millis(25);
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 const INSERT: &str = "insert into usage_ours (subscription, amount) values ('sub_1', 12.50)";
 
-pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
+pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
+    let commits = effort.choose(200, 1000);
     ground.clear()?;
     // In this process, because only here one sees the moment at which a request arrived.
     let lago = FakeLago::start(stand_in::config()).doing("start the stand-in for Lago")?;
@@ -33,7 +34,7 @@ pub fn measure(ground: &mut Ground, effort: &Effort) -> Outcome<Findings> {
     let mut by_hand = Connection::open(lago.addr())?;
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     // The first ones open connections and fill caches.
-    for number in 0..effort.lone_commits + WARM_UP {
+    for number in 0..commits + WARM_UP {
         thread::sleep(REST);
         let before = lago.request_count();
         insert.execute(&[])?;
