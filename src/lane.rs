@@ -17,6 +17,7 @@ mod pace;
 mod properties;
 mod queue;
 mod quota;
+mod ready;
 mod suspicion;
 #[cfg(test)]
 mod tests;

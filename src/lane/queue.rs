@@ -4,6 +4,7 @@
 //! what has to go apart from others goes in requests of its own, and takes turns with the rest.
 #![forbid(unsafe_code)]
 
+use super::ready::Ready;
 use super::suspicion::Suspicion;
 use crate::call::Category;
 use crate::message::Message;
@@ -22,7 +23,7 @@ pub struct Queue {
     /// The most one request holds.
     most: usize,
     /// What may share a request. By id: what comes back, or was committed late, finds its old place.
-    ready: BTreeMap<i64, Message>,
+    ready: Ready,
     /// Requests whose messages are settled already, each to go as it is. By the id of the first.
     sets: BTreeMap<i64, Vec<Message>>,
     /// Since when the oldest batch waits for company.
@@ -42,7 +43,7 @@ impl Queue {
         Queue {
             category,
             most: most.max(1),
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
             sets: BTreeMap::new(),
             ready_since: None,
             turn: Turn::Set,
@@ -54,7 +55,7 @@ impl Queue {
     }
 
     pub fn messages(&self) -> impl Iterator<Item = &Message> {
-        self.ready.values().chain(self.sets.values().flatten())
+        self.ready.messages().chain(self.sets.values().flatten())
     }
 
     /// Requests were too large: from now on they hold at most so many messages.
@@ -68,7 +69,7 @@ impl Queue {
             self.put_set(vec![message]);
         } else {
             self.ready_since = self.ready_since.or(now);
-            self.ready.insert(message.id, message);
+            self.ready.insert(message);
         }
     }
 
@@ -107,7 +108,7 @@ impl Queue {
         match self.take_turn(!self.ready.is_empty())? {
             Turn::Set => after(&self.sets, last).and_then(|first| self.sets.remove(&first)),
             Turn::Batch => {
-                after(&self.ready, last).and_then(|id| self.ready.remove(&id)).map(|message| vec![message])
+                self.ready.after(last).and_then(|id| self.ready.remove(id)).map(|message| vec![message])
             }
         }
     }
@@ -128,7 +129,7 @@ impl Queue {
 
     /// Whether a batch can go: one that is not full waits briefly for company.
     fn has_batch(&self, now: Instant, in_flight: usize) -> bool {
-        let Some((_, first)) = self.ready.first_key_value() else { return false };
+        let Some(first) = self.ready.first() else { return false };
         in_flight == 0
             || self.ready.len() >= self.most
             || first.path.is_some()
@@ -137,17 +138,17 @@ impl Queue {
 
     /// A message with a path of its own goes alone.
     fn take_batch(&mut self, now: Instant, suspicion: &Suspicion) -> Vec<Message> {
-        let limit = self.ready.first_key_value().and_then(|(id, _)| suspicion.most_from(*id));
+        let limit = self.ready.first().and_then(|first| suspicion.most_from(first.id));
         let most = limit.unwrap_or(self.most).min(self.most);
         let mut bytes = 0;
-        let mut batch: Vec<Message> = Vec::new();
-        while let Some(next) = self.ready.first_entry().filter(|_| batch.len() < most) {
-            bytes += next.get().payload.len();
-            let fits = bytes <= MOST_BYTES && next.get().path.is_none();
+        let mut batch: Vec<Message> = Vec::with_capacity(most.min(self.ready.len()));
+        while let Some(next) = self.ready.first().filter(|_| batch.len() < most) {
+            bytes += next.payload.len();
+            let fits = bytes <= MOST_BYTES && next.path.is_none();
             if !fits && !batch.is_empty() {
                 break;
             }
-            batch.push(next.remove());
+            batch.extend(self.ready.pop_first());
             if !fits {
                 break;
             }
@@ -158,13 +159,13 @@ impl Queue {
 
     /// Takes one message back.
     pub fn take_back(&mut self, id: i64) -> Option<Message> {
-        self.ready.remove(&id).or_else(|| self.take_back_where(|message| message.id == id).pop())
+        self.ready.remove(id).or_else(|| self.take_back_where(|message| message.id == id).pop())
     }
 
     /// Takes back the messages of the syncs for which `gone` says so.
     pub fn give_back(&mut self, gone: impl Fn(i32) -> bool) -> Vec<Message> {
         let mut out = self.take_back_where(|message| gone(message.sync));
-        out.extend(self.ready.extract_if(.., |_, message| gone(message.sync)).map(|(_, message)| message));
+        out.extend(self.ready.take_where(|message| gone(message.sync)));
         out
     }
 
@@ -183,7 +184,7 @@ impl Queue {
 
     /// What it holds, to be put elsewhere.
     pub fn into_parts(self) -> (impl Iterator<Item = Message>, impl Iterator<Item = Vec<Message>>) {
-        (self.ready.into_values(), self.sets.into_values())
+        (self.ready.into_messages(), self.sets.into_values())
     }
 }
 
