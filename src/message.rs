@@ -18,6 +18,17 @@ pub struct Message {
     /// Waits so far that were nobody's fault.
     pub waits: u32,
     pub tried: Tried,
+    /// Where its row was when it was read.
+    pub tid: Tid,
+}
+
+/// The place of a row in its table, which PostgreSQL calls its tuple identifier. A row stays there until it is
+/// changed, or its table is written anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tid {
+    pub block: u32,
+    /// Counts from 1.
+    pub offset: u16,
 }
 
 /// What is known of earlier attempts, so that Lago's word "I have it already" can be understood.
@@ -47,6 +58,7 @@ impl Message {
             attempts: 0,
             waits: 0,
             tried: Tried::Never,
+            tid: Tid::default(),
         }
     }
 }

@@ -9,17 +9,19 @@ use crate::backlog::Seen;
 use crate::buffer::{Body, Buffer, Entry, HEADER, Subtransaction};
 use crate::cap;
 use crate::cursor::{Range, Running};
-use crate::message::{Message, Tried};
-use crate::pg::heap::{self, Value};
-use crate::pg::index::{Keys, Path, Row};
+use crate::message::{Message, Tid, Tried};
+use crate::pg::delete::delete;
+use crate::pg::heap;
+use crate::pg::index::{self, Direction, Keys, Path, Row};
+use crate::pg::insert::{Value, insert};
 use crate::pg::{encoding, process, xact};
 use crate::shared::caps::Counted;
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// The private tables capture touches, by number.
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 pub struct Tables {
     pub sync: pg_sys::Oid,
     message: pg_sys::Oid,
+    message_by_id: pg_sys::Oid,
     message_id: pg_sys::Oid,
     dead_letter: pg_sys::Oid,
 }
@@ -49,6 +52,7 @@ pub fn tables() -> Option<Tables> {
     let tables = Tables {
         sync: heap::find(c"sync", schema)?,
         message: heap::find(c"message", schema)?,
+        message_by_id: heap::find(c"message_is_numbered", schema)?,
         message_id: heap::find(c"message_id", schema)?,
         dead_letter: heap::find(c"dead_letter", schema)?,
     };
@@ -95,14 +99,11 @@ pub fn write(buffer: &mut Buffer, current: Subtransaction) {
     let mut arena = Arena(arena);
     let mut entered = Entered::of(entries);
     let mut counted = |entry: &Entry| entered.take(entry.sync);
-    heap::insert(
+    insert(
         tables.message,
         alive.into_iter().map(|entry| message_row(entry, enqueued_at, counted(entry), &mut arena)),
     );
-    heap::insert(
-        tables.dead_letter,
-        dead.into_iter().map(|entry| dead_row(entry, enqueued_at, counted(entry))),
-    );
+    insert(tables.dead_letter, dead.into_iter().map(|entry| dead_row(entry, enqueued_at, counted(entry))));
     for (sync, messages) in written {
         cap::wrote(current, sync, messages.into());
     }
@@ -195,9 +196,28 @@ pub struct Messages(pub Path);
 impl Messages {
     /// Columns in the order of sql/tables.sql, up to the last that is looked at.
     pub const COLUMNS: usize = 6;
+    /// All of them.
+    const WHOLE: usize = 8;
 
     pub fn seen(row: &Row<'_>) -> Seen {
         Seen { enqueued_at: row.int8(2), sync: row.int4(3), entered: row.int4(4), bytes: row.text_bytes(6) }
+    }
+
+    fn found(id: i64, row: &Row<'_>) -> Found {
+        let message = Message {
+            id,
+            sync: row.int4(3),
+            operation: row.char(5),
+            payload: row.text(6).unwrap_or_default(),
+            path: row.text(7),
+            key: row.int8_if_any(8),
+            entered: row.int4(4),
+            attempts: 0,
+            waits: 0,
+            tried: Tried::Perhaps,
+            tid: row.tid(),
+        };
+        Found { message, earlier: Earlier::Nothing, enqueued_at: row.int8(2) }
     }
 }
 
@@ -214,9 +234,8 @@ impl Letters {
 }
 
 pub fn messages() -> Option<Messages> {
-    let (schema, tables) = (heap::extension_schema()?, tables()?);
-    let index = heap::find(c"message_is_numbered", schema)?;
-    Some(Messages(Path { table: tables.message, index, keys: Keys::Number }))
+    let tables = tables()?;
+    Some(Messages(Path { table: tables.message, index: tables.message_by_id, keys: Keys::Number }))
 }
 
 pub fn letters(sync: i32) -> Option<Letters> {
@@ -229,9 +248,8 @@ pub fn letters(sync: i32) -> Option<Letters> {
 
 /// The worker's statements, planned once.
 pub struct Statements {
-    after: OwnedPreparedStatement,
-    between: OwnedPreparedStatement,
     retries: OwnedPreparedStatement,
+    retries_between: OwnedPreparedStatement,
     begin: OwnedPreparedStatement,
     take_back: OwnedPreparedStatement,
     delete: OwnedPreparedStatement,
@@ -268,22 +286,19 @@ impl Statements {
                 Ok(client.prepare(sql, &types)?.keep())
             };
             Ok(Statements {
-                after: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at, m.key, m.entered from lago_push.message m
-                      where m.id > $1 order by m.id limit $2",
-                    &[INT8OID, INT8OID],
-                )?,
-                between: plan(
-                    "select m.id, m.sync_id, m.operation, m.payload, m.path, m.enqueued_at, m.key, m.entered from lago_push.message m
-                      where m.id between $1 and $2 and ($4 is null or m.sync_id = any ($4)) order by m.id limit $3",
-                    &[INT8OID, INT8OID, INT8OID, INT4ARRAYOID],
-                )?,
                 retries: plan(
                     "select r.message_id, r.attempts,
                             extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
                             r.last_error = $2
                        from lago_push.retry r where r.message_id = any ($1)",
                     &[INT8ARRAYOID, TEXTOID],
+                )?,
+                retries_between: plan(
+                    "select r.message_id, r.attempts,
+                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
+                            r.last_error = $3
+                       from lago_push.retry r where r.message_id between $1 and $2",
+                    &[INT8OID, INT8OID, TEXTOID],
                 )?,
                 begin: plan(
                     "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
@@ -449,43 +464,28 @@ pub enum Span<'a> {
     Of(Range, &'a [i32]),
 }
 
+/// So many ids for each message on a page are close together.
+const DENSE: usize = 4;
+
 /// Reads at most `most` messages, in the order of their ids.
 pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Page> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
     let running = xact::running_in_snapshot();
-    let mut found: Vec<Found> = Spi::connect(|client| {
-        let mut rows = match span {
-            Span::After(id) => client.select(&statements.after, None, &[(*id).into(), most.into()])?,
-            Span::Between(range) => client.select(
-                &statements.between,
-                None,
-                &[range.from.into(), range.to.into(), most.into(), none_of::<Vec<i32>>()],
-            )?,
-            Span::Of(range, syncs) => client.select(
-                &statements.between,
-                None,
-                &[range.from.into(), range.to.into(), most.into(), syncs.to_vec().into()],
-            )?,
-        };
-        let mut found = Vec::with_capacity(rows.len());
-        while rows.next().is_some() {
-            let message = Message {
-                id: rows.get(1)?.unwrap_or_default(),
-                sync: rows.get(2)?.unwrap_or_default(),
-                operation: rows.get::<i8>(3)?.unwrap_or_default() as u8,
-                payload: utf8(rows.get_datum_by_ordinal(4)?),
-                path: rows.get(5)?,
-                key: rows.get(7)?,
-                entered: rows.get(8)?.unwrap_or_default(),
-                attempts: 0,
-                waits: 0,
-                tried: Tried::Perhaps,
-            };
-            let enqueued_at = rows.get_datum_by_ordinal(6)?.map_or(0, |datum| datum.value() as i64);
-            found.push(Found { message, earlier: Earlier::Nothing, enqueued_at });
-        }
-        Ok::<_, spi::Error>(found)
-    })?;
+    let (range, syncs) = match span {
+        Span::After(id) => (Range { from: id.saturating_add(1), to: i64::MAX }, None),
+        Span::Between(range) => (*range, None),
+        Span::Of(range, syncs) => (*range, Some(*syncs)),
+    };
+    let mut found = Vec::new();
+    if let Some(Messages(path)) = messages() {
+        let _stopped_early = index::along(path, Messages::WHOLE, |walk| {
+            walk.visit(range, Direction::Up, |id, row| {
+                if let Some(row) = row.filter(|row| syncs.is_none_or(|syncs| syncs.contains(&row.int4(3)))) {
+                    found.push(Messages::found(id, &row));
+                }
+                if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        });
+    }
     if !found.is_empty() {
         add_retries(statements, &mut found)?;
     }
@@ -493,21 +493,25 @@ pub fn read(statements: &Statements, span: &Span<'_>, most: usize) -> Result<Pag
 }
 
 fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
-    let ids: Vec<i64> = found.iter().map(|found| found.message.id).collect();
+    let (Some(first), Some(last)) = (found.first(), found.last()) else { return Ok(()) };
+    let (first, last) = (first.message.id, last.message.id);
     let retries: BTreeMap<i64, (i32, f64, bool)> = Spi::connect(|client| {
-        client
-            .select(&statements.retries, None, &[ids.into(), BEGUN.into()])?
-            .map(|row| {
-                Ok((
-                    row.get(1)?.unwrap_or_default(),
-                    (
-                        row.get(2)?.unwrap_or_default(),
-                        row.get(3)?.unwrap_or_default(),
-                        row.get(4)?.unwrap_or_default(),
-                    ),
-                ))
-            })
-            .collect::<Result<_>>()
+        let rows = if usize::try_from(last - first).is_ok_and(|ids| ids < found.len() * DENSE) {
+            // One look at the index, and not one for each.
+            client.select(&statements.retries_between, None, &[first.into(), last.into(), BEGUN.into()])?
+        } else {
+            let ids: Vec<i64> = found.iter().map(|found| found.message.id).collect();
+            client.select(&statements.retries, None, &[ids.into(), BEGUN.into()])?
+        };
+        rows.map(|row| {
+            let fields = (
+                row.get(2)?.unwrap_or_default(),
+                row.get(3)?.unwrap_or_default(),
+                row.get(4)?.unwrap_or_default(),
+            );
+            Ok((row.get(1)?.unwrap_or_default(), fields))
+        })
+        .collect::<Result<_>>()
     })?;
     for found in found {
         if let Some((attempts, seconds, begun)) = retries.get(&found.message.id) {
@@ -520,15 +524,6 @@ fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The payload in UTF-8, which is what Lago reads, whatever the database's encoding.
-fn utf8(datum: Option<pg_sys::Datum>) -> String {
-    datum.map(crate::pg::cell::text_as_utf8).unwrap_or_default()
-}
-
-fn none_of<'a, T: IntoDatum>() -> DatumWithOid<'a> {
-    DatumWithOid::null::<T>()
 }
 
 /// Ends the worker's own holds of these destinations, in the current transaction.
@@ -558,8 +553,8 @@ pub fn bury_all(statements: &Statements, sync: i32) -> Result<()> {
 /// Everything one settling transaction does.
 #[derive(Debug, Default)]
 pub struct Settlement {
-    /// Messages that have left the outbox for good, delivered or dead.
-    pub gone: Vec<i64>,
+    /// Messages that have left the outbox for good, delivered or dead, and where they stood.
+    pub gone: Vec<(i64, Tid)>,
     /// Messages whose entry among the retries, if they have one, is to go.
     pub forgotten_retries: Vec<i64>,
     pub dead: Vec<Dead>,
@@ -741,8 +736,9 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
         if !settlement.forgotten_retries.is_empty() {
             client.update(&statements.forget_retries, None, &[settlement.forgotten_retries.into()])?;
         }
-        if !settlement.gone.is_empty() {
-            client.update(&statements.delete, None, &[settlement.gone.into()])?;
+        let missed = tables().map_or_else(Vec::new, |tables| delete(tables.message, &settlement.gone));
+        if !missed.is_empty() {
+            client.update(&statements.delete, None, &[missed.into()])?;
         }
         for again in settlement.retries {
             client.update(

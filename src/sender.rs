@@ -1,7 +1,7 @@
 //! Sender: carries requests to Lago and replies back, on threads of its own.
 //!
-//! Between worker and verdict. The threads never touch PostgreSQL: a job comes through a channel,
-//! its reply goes back through another, and a byte on a socket wakes the worker out of its wait. It
+//! Between worker and settle. The threads never touch PostgreSQL: a job comes through a channel, its reply
+//! and the verdict on it go back through another, and a byte on a socket wakes the worker out of its wait. It
 //! promises exactly one reply per job, whatever happens to the request; and the messages of a job
 //! come back with it, so that what is in flight lives in one place and vanishes with the process.
 //!
@@ -16,7 +16,7 @@ use crate::lookup::LookUp;
 use crate::message::Message;
 use crate::pg::process;
 use crate::request::Shape;
-use crate::verdict::{Outcome, Sent};
+use crate::verdict::{self, Outcome, Sent, Verdict};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -62,6 +62,8 @@ pub struct Done {
     pub messages: Vec<Message>,
     pub errand: Errand,
     pub outcome: Outcome,
+    /// What that means; nothing where no message was concerned.
+    pub verdict: Verdict,
 }
 
 /// The threads of one worker.
@@ -137,19 +139,31 @@ fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, bu
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
+        // Answers are long, and there are several threads to read them here but only one over there.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job.transport.carry(&job.shape, &job.messages, &job.errand)
+            let outcome = job.transport.carry(&job.shape, &job.messages, &job.errand);
+            let verdict = judge(&job, &outcome);
+            (outcome, verdict)
         }));
-        let outcome = made.unwrap_or_else(|_| Outcome::Failed {
-            why: "the request could not be made (a bug in lago_push)".into(),
-            sent: Sent::Perhaps,
+        let (outcome, verdict) = made.unwrap_or_else(|_| {
+            let why = "the request could not be made (a bug in lago_push)".into();
+            let outcome = Outcome::Failed { why, sent: Sent::Perhaps };
+            let verdict = judge(&job, &outcome);
+            (outcome, verdict)
         });
         busy.fetch_sub(1, Ordering::SeqCst);
         let Job { lane, transport, shape, messages, errand } = job;
-        if done.send(Done { lane, transport, shape, messages, errand, outcome }).is_err() {
+        if done.send(Done { lane, transport, shape, messages, errand, outcome, verdict }).is_err() {
             return;
         }
         // A full socket buffer means the worker has plenty of rings to hear.
         let _ = (&*bell).write(&[1]);
+    }
+}
+
+fn judge(job: &Job, outcome: &Outcome) -> Verdict {
+    match (&job.errand, job.messages.first()) {
+        (Errand::LookUp(look), Some(message)) => look.judge(outcome, message),
+        _ => verdict::judge(outcome, &job.shape.call, &job.messages),
     }
 }

@@ -14,6 +14,7 @@ mod choices;
 mod corrections;
 mod dead_letters;
 mod definitions;
+mod deleting;
 mod destinations;
 mod hijack;
 mod identity;

@@ -101,22 +101,16 @@ pub enum Fate {
 }
 
 /// What the reply says of the destination as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
+    #[default]
     Well,
     /// An unexpected answer to this request; trouble if it goes on.
-    Doubtful {
-        why: String,
-    },
+    Doubtful { why: String },
     /// Nothing else is worth sending now. `wait` is what the server asked for, capped.
-    Trouble {
-        why: String,
-        wait: Option<Duration>,
-    },
+    Trouble { why: String, wait: Option<Duration> },
     /// Nothing will be taken until somebody has put something right.
-    Hold {
-        why: String,
-    },
+    Hold { why: String },
 }
 
 impl Condition {
@@ -135,7 +129,7 @@ impl Condition {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// One per message sent, in order.
     pub fates: Vec<Fate>,

@@ -36,8 +36,9 @@ use crate::shared::{self, Activity, Slot, State};
 use crate::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use rustc_hash::FxHashSet;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -141,7 +142,7 @@ struct Worker {
     /// When the outbox was last read.
     looked_at: Option<Instant>,
     /// Ids held in any lane.
-    known: HashSet<i64>,
+    known: FxHashSet<i64>,
     /// Ids the cursor passed because their sync is paused, or not known yet.
     paused: BTreeMap<i32, Range>,
     /// Syncs that messages name and the directory does not; and since when, at the latest, the messages
@@ -191,7 +192,7 @@ impl Worker {
             cursor: Cursor::default(),
             more: true,
             looked_at: None,
-            known: HashSet::new(),
+            known: FxHashSet::default(),
             paused: BTreeMap::new(),
             strangers: BTreeMap::new(),
             unbacked: None,

@@ -8,7 +8,7 @@
 use crate::json;
 use crate::liquid::Datum;
 use crate::template::Place;
-use pgrx::{FromDatum, pg_sys};
+use pgrx::{FromDatum, pg_sys, varlena};
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
 
@@ -309,15 +309,31 @@ fn uuid(bytes: &[u8; 16]) -> Vec<u8> {
     out
 }
 
+/// Whether a value's bytes stand behind its header as they are: it is neither compressed nor elsewhere.
+///
+/// # Safety
+/// It is a varlena.
+pub unsafe fn is_at_hand(at: *const pg_sys::varlena) -> bool {
+    // SAFETY: promised by the caller; the header tells.
+    unsafe { varlena::varatt_is_4b_u(at) || varlena::varatt_is_1b(at) && !varlena::varatt_is_1b_e(at) }
+}
+
 /// Lends the bytes of a text-like value, fetched and decompressed if need be.
 fn with_varlena<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
-    // SAFETY: the caller knows the type to be a varlena; a copy, if one is made, lives in the current
-    // memory context, which outlives this call.
-    let varlena = unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()) };
+    let at = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: the caller knows the type to be a varlena.
+    let is_at_hand = unsafe { is_at_hand(at) };
+    // SAFETY: as above; a copy, if one is made, lives in the current memory context, which outlives this call.
+    let varlena = if is_at_hand { at } else { unsafe { pg_sys::pg_detoast_datum_packed(at) } };
     // SAFETY: a detoasted varlena says its own length.
     let length = unsafe { pgrx::varsize_any_exhdr(varlena) };
     // SAFETY: as above; that many bytes follow its header.
-    read(unsafe { std::slice::from_raw_parts(pgrx::vardata_any(varlena).cast(), length) })
+    let result = read(unsafe { std::slice::from_raw_parts(pgrx::vardata_any(varlena).cast(), length) });
+    if !std::ptr::eq(varlena, at) {
+        // SAFETY: the copy made above. Whoever reads many large values in one context must not hold them all.
+        unsafe { pg_sys::pfree(varlena.cast()) };
+    }
+    result
 }
 
 /// # Safety

@@ -23,17 +23,28 @@ fn kind() -> Kind {
 /// replaced: Lago would refuse the whole request they stand in.
 pub fn to_utf8(bytes: &[u8]) -> String {
     if kind() == Kind::Utf8 {
-        return String::from_utf8_lossy(bytes).into_owned();
+        return in_utf8(bytes);
     }
     // SAFETY: reads `bytes`; gives them back when nothing needs converting, else a C string.
     let converted = unsafe {
         pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32)
     };
     if std::ptr::eq(converted.cast_const().cast(), bytes.as_ptr()) {
-        return String::from_utf8_lossy(bytes).into_owned();
+        return in_utf8(bytes);
     }
     // SAFETY: as above.
-    unsafe { CStr::from_ptr(converted) }.to_string_lossy().into_owned()
+    let text = unsafe { CStr::from_ptr(converted) }.to_string_lossy().into_owned();
+    // SAFETY: made above, and not looked at any more.
+    unsafe { pg_sys::pfree(converted.cast()) };
+    text
+}
+
+/// What replaces bytes looks at each of them; the mere check takes many at a time.
+fn in_utf8(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// Text in the database's encoding; an error if it has no such character, which is right for what

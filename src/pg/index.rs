@@ -5,7 +5,9 @@
 //! nothing. This walk tells of each entry it passes, so that whoever walks can stop. It sees what the query that it
 //! is part of sees: the active snapshot.
 
+use super::cell;
 use crate::cursor::Range;
+use crate::message::Tid;
 use pgrx::{pg_sys, varlena};
 use std::ops::ControlFlow;
 
@@ -35,10 +37,36 @@ pub enum Direction {
 pub struct Row<'a>(&'a pg_sys::TupleTableSlot);
 
 impl Row<'_> {
+    /// Where it stands in its table.
+    pub fn tid(&self) -> Tid {
+        let pg_sys::ItemPointerData { ip_blkid, ip_posid } = self.0.tts_tid;
+        Tid { block: u32::from(ip_blkid.bi_hi) << 16 | u32::from(ip_blkid.bi_lo), offset: ip_posid }
+    }
+
     /// The value of a column, by its place in sql/tables.sql, from 1. It is not null.
     fn datum(&self, column: usize) -> pg_sys::Datum {
         // SAFETY: the first `tts_nvalid` values are read out of the row, which `visit` made sure of.
         unsafe { *self.0.tts_values.add(column - 1) }
+    }
+
+    fn is_null(&self, column: usize) -> bool {
+        // SAFETY: as above.
+        unsafe { *self.0.tts_isnull.add(column - 1) }
+    }
+
+    /// A text in UTF-8, if there is one. What it takes to fetch it from where it stands on disk is left in
+    /// the current memory context.
+    pub fn text(&self, column: usize) -> Option<String> {
+        (!self.is_null(column)).then(|| cell::text_as_utf8(self.datum(column)))
+    }
+
+    pub fn int8_if_any(&self, column: usize) -> Option<i64> {
+        (!self.is_null(column)).then(|| self.int8(column))
+    }
+
+    /// PostgreSQL's one-byte `"char"`.
+    pub fn char(&self, column: usize) -> u8 {
+        self.datum(column).value() as u8
     }
 
     pub fn int4(&self, column: usize) -> i32 {
@@ -54,8 +82,7 @@ impl Row<'_> {
         let datum = self.datum(column);
         let at = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: a value of type text, which is not null.
-        if unsafe { varlena::varatt_is_1b(at) && !varlena::varatt_is_1b_e(at) || varlena::varatt_is_4b_u(at) }
-        {
+        if unsafe { cell::is_at_hand(at) } {
             // SAFETY: it is here, and as it was written.
             return unsafe { varlena::varsize_any_exhdr(at) };
         }

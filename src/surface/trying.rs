@@ -17,7 +17,7 @@ use crate::request::Shape;
 use crate::sender::{Done, Errand, Job, Senders, Transport, USER_AGENT};
 use crate::suggest::{self, ColumnKind};
 use crate::sync::{self, Stored, Wanted};
-use crate::verdict::{self, Fate, Outcome, Verdict};
+use crate::verdict::{Fate, Outcome, Verdict};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::collections::HashSet;
@@ -267,6 +267,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
         attempts: 0,
         waits: 0,
         tried: message::Tried::Perhaps,
+        tid: message::Tid::default(),
     };
     let mut senders = Senders::new().map_err(|error| error.kind().to_string())?;
     let began = Instant::now();
@@ -277,7 +278,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     };
     let done = run(vec![message], Errand::Deliver)?;
     let seconds = began.elapsed().as_secs_f64();
-    let mut judged = verdict::judge(&done.outcome, &shape.call, &done.messages);
+    let mut judged = done.verdict;
     let mut asked = done.messages;
     // What the worker would ask at once is asked here too.
     for _ in 0..MOST_QUESTIONS {
@@ -285,9 +286,8 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
             Some(Fate::LookUp(look)) if look.wait.is_zero() => look.clone(),
             _ => break,
         };
-        let answer = run(asked, Errand::LookUp(look.clone()))?;
-        let Some(message) = answer.messages.first() else { break };
-        judged = look.judge(&answer.outcome, message);
+        let answer = run(asked, Errand::LookUp(look))?;
+        judged = answer.verdict;
         asked = answer.messages;
     }
     let (word, message) = in_words(judged, &shape.call);

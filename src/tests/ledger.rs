@@ -2,6 +2,7 @@
 
 #[pgrx::pg_schema]
 mod tests {
+    use crate::message::Tid;
     use crate::outbox::{self, Account, Dead, Settlement, Statements};
     use crate::tests::stage::{self, activate, run, text, texts};
     use pgrx::prelude::*;
@@ -37,7 +38,7 @@ mod tests {
             let account: &mut Account =
                 settlement.accounts.entry(i32::try_from(sync).expect("a sync")).or_default();
             account.captured += entered;
-            settlement.gone.push(id);
+            settlement.gone.push((id, Tid::default()));
             match reply {
                 Reply::Taken => account.delivered += 1,
                 Reply::Known => {

@@ -7,7 +7,7 @@
 
 use super::answer::{begins_with_key, by_field, code, details, exists_already, in_short, object, shortened};
 use super::any::{alone_or, rejected};
-use super::listed::{Listed, id_of, listed};
+use super::listed::{Listed, id_of, listed, lists_all_in_order};
 use super::{Condition, Fate, LOCKED, Reply, Verdict};
 use crate::lookup::{Cause, LookUp};
 use crate::message::{Message, Tried};
@@ -26,6 +26,9 @@ pub fn judge(reply: &Reply, root: &str, sent: &[Message]) -> Option<Verdict> {
 /// A success is Lago's word for what it lists and for nothing else. A list cut off on the way was whole
 /// when Lago wrote it.
 fn judge_success(body: &[u8], root: &str, sent: &[Message]) -> Verdict {
+    if lists_all_in_order(body, sent) {
+        return Verdict::all(sent.len(), Fate::Delivered, Condition::Well);
+    }
     let Listed::Each(each) = listed(body, root, sent) else {
         return Verdict::all(sent.len(), Fate::Delivered, Condition::Well);
     };

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 use crate::message::Message;
+use memchr::memchr2;
+use memchr::memmem::Finder;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -30,6 +32,31 @@ pub fn listed(body: &[u8], root: &str, sent: &[Message]) -> Listed {
         Err(_) => Vec::new(),
     };
     Listed::Each(compare(&taken, sent))
+}
+
+/// How an id begins in what Lago writes and in what templates render.
+const ID: &[u8] = br#""transaction_id":""#;
+
+/// Whether a body names the ids of all messages in their order, each as Lago writes it: that is what nearly
+/// every success looks like, and to see it costs a small part of reading the body as JSON. Within a text of
+/// JSON quotes are escaped, so what is found is always a key with its value. (It may be one of the event's
+/// properties, which is as good: Lago takes a request as a whole or not at all.)
+pub fn lists_all_in_order(body: &[u8], sent: &[Message]) -> bool {
+    let finder = Finder::new(ID);
+    let mut named = finder.find_iter(body);
+    sent.iter().all(|message| {
+        let payload = message.payload.as_bytes();
+        let Some(id) = finder.find(payload).and_then(|at| plain_text(&payload[at + ID.len()..])) else {
+            return false;
+        };
+        named.any(|at| plain_text(&body[at + ID.len()..]) == Some(id))
+    })
+}
+
+/// The text that ends at the next quote, if it means just what it says.
+fn plain_text(from: &[u8]) -> Option<&[u8]> {
+    let end = memchr2(b'"', b'\\', from)?;
+    (from[end] == b'"').then(|| &from[..end])
 }
 
 /// Events are told by their ids. Where one has none, or one that is not text (Lago makes text of it), the
@@ -190,6 +217,27 @@ mod tests {
         assert_eq!(each(r#"{"events":[{"transaction_id":"1.5"}]}"#, &["1.50"]), [true]);
         assert_eq!(each(r#"{"events":[{}]}"#, &[r#""a""#, "7"]), [false, false]);
         assert_eq!(each(r#"{"events":[{},{}]}"#, &["{", r#""b""#]), [true, true], "an unreadable payload");
+    }
+
+    #[test]
+    fn a_success_as_lago_writes_it_is_known_at_a_glance() {
+        let in_order = |body: &str, ids: &[&str]| lists_all_in_order(body.as_bytes(), &sent(ids));
+        let three = r#"{"events":[{"lago_id":"1","transaction_id":"a","x":1},{"transaction_id":"b"},{"transaction_id":"c"}]}"#;
+        assert!(in_order(three, &[r#""a""#, r#""b""#, r#""c""#]));
+        assert!(in_order(three, &[r#""a""#, r#""c""#]), "it may list more");
+        for missing in [&[r#""a""#, r#""d""#][..], &[r#""b""#, r#""a""#], &[r#""c""#, r#""c""#], &[r#""""#]] {
+            assert!(!in_order(three, missing), "{missing:?}");
+        }
+        assert!(!in_order(three, &["1"]), "what is no text is compared with care");
+        assert!(
+            !in_order(r#"{"events":[{"transaction_id":"\u0061"}]}"#, &[r#""a""#]),
+            "so is what is escaped"
+        );
+        assert!(
+            !in_order(r#"{"events":[{"code":"\"transaction_id\":\"a\""}]}"#, &[r#""a""#]),
+            "text is no key"
+        );
+        assert!(!in_order(r#"{"events":[{"transaction_id":"a"#, &[r#""a""#]), "it ends too early");
     }
 
     #[test]

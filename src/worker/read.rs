@@ -319,14 +319,14 @@ impl Worker {
     /// Calls that were begun by a worker that did not live to see their end, and must not be repeated.
     fn bury_lost(&mut self) -> Result<(), Failure> {
         let mut settlement = Settlement::default();
-        for Message { id, sync, entered, .. } in std::mem::take(&mut self.lost) {
+        for Message { id, sync, entered, tid, .. } in std::mem::take(&mut self.lost) {
             let account = settlement.accounts.entry(sync).or_default();
             account.captured += i64::from(entered);
             account.left += 1;
             account.last_error = Some(LOST.into());
             let reason = LOST.into();
             settlement.dead.push(Dead { id, attempts: 1, reason, reply_status: None, reply: None });
-            settlement.gone.push(id);
+            settlement.gone.push((id, tid));
             settlement.forgotten_retries.push(id);
         }
         if !settlement.is_empty() {

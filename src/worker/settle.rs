@@ -55,9 +55,9 @@ impl Worker {
         Ok(())
     }
 
-    fn apply(&mut self, done: Done, settlement: &mut Settlement) {
+    fn apply(&mut self, mut done: Done, settlement: &mut Settlement) {
         let now = Instant::now();
-        let Verdict { fates, mut condition } = judge(&done);
+        let Verdict { fates, mut condition } = std::mem::take(&mut done.verdict);
         let is_current =
             self.transports.get(&done.lane).is_some_and(|current| Arc::ptr_eq(current, &done.transport));
         if let (Condition::Hold { why }, false) = (&condition, is_current) {
@@ -237,13 +237,6 @@ enum Whereto {
     Nowhere,
 }
 
-fn judge(done: &Done) -> Verdict {
-    match (&done.errand, done.messages.first()) {
-        (Errand::LookUp(look), Some(message)) => look.judge(&done.outcome, message),
-        _ => verdict::judge(&done.outcome, &done.shape.call, &done.messages),
-    }
-}
-
 fn note_health(health: &mut Health, outcome: &Outcome, condition: &Condition, pause: Option<Duration>) {
     health.requests += 1;
     if let Outcome::Reply(reply) = outcome {
@@ -257,7 +250,7 @@ fn note_health(health: &mut Health, outcome: &Outcome, condition: &Condition, pa
 }
 
 fn leave(message: &Message, settlement: &mut Settlement) {
-    settlement.gone.push(message.id);
+    settlement.gone.push((message.id, message.tid));
     let account = settlement.accounts.entry(message.sync).or_default();
     account.captured += i64::from(message.entered);
     account.left += 1;
