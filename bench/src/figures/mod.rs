@@ -5,12 +5,14 @@
 
 mod backlog;
 mod bulk;
+mod cost;
 mod databases;
 mod drain;
 mod ground;
 mod held;
 mod instructions;
 mod latency;
+mod processor_time;
 mod raw;
 mod report;
 mod single;
