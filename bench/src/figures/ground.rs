@@ -151,7 +151,11 @@ impl Ground {
             .with("checkpoint_timeout", "1h")
             .with("autovacuum", "on")
             .with("jit", "off");
-        let cluster = Cluster::start(&options);
+        Self::on(Cluster::start(&options))
+    }
+
+    /// The same tables and syncs on another server.
+    pub fn on(cluster: Arc<Cluster>) -> Outcome<Self> {
         cluster.create_database(DATABASE);
         let lago = StandIn::start()?;
         let mut db = Session::open(&cluster, DATABASE)?;
