@@ -27,6 +27,7 @@ pub enum Unit {
     Times,
     Milliseconds,
     EventsPerSecond,
+    Megabytes,
 }
 
 impl Unit {
@@ -35,6 +36,7 @@ impl Unit {
             Self::Times => format!("{value:.2} ×"),
             Self::Milliseconds => format!("{value:.2} ms"),
             Self::EventsPerSecond => format!("{} /s", grouped(value.round())),
+            Self::Megabytes => format!("{value:.0} MB"),
         }
     }
 }
@@ -63,6 +65,7 @@ impl Figure {
         let spread = match self.unit {
             _ if min == max => String::new(),
             Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
+            Unit::Megabytes => format!("{min:.0} – {max:.0}"),
             Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
         };
         let words = [self.what, self.against].map(str::to_owned);
