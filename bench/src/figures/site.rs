@@ -4,6 +4,7 @@
 //! that several of them may deliver to one stand-in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use delivery::cluster::Cluster;
 use delivery::scene::insert_rows;
@@ -34,7 +35,7 @@ impl Site {
                    created_at timestamptz not null default now());
                create extension lago_push;
                select lago_push.create_destination('lago', url => '{url}', api_key => '{API_KEY}',
-                   connections => {CONNECTIONS});
+                   connections => {CONNECTIONS}, headers => '{{"{HEADER}": "{name}"}}');
                select lago_push.hold('lago');
                select lago_push.create_sync('usage', source => '{TABLE}', template => '{{
                    "transaction_id": "{name}-{{{{ row.id }}}}",
@@ -60,9 +61,18 @@ impl Site {
         ground::rest(&mut self.db)
     }
 
+    pub fn deliver_to(&mut self, url: &str) -> Outcome<()> {
+        self.db.run(&format!("select lago_push.alter_destination('lago', url => '{url}')"))
+    }
+
     /// Rows in one transaction.
     pub fn insert(&mut self, rows: usize) -> Outcome<()> {
         self.db.run(&insert_rows(TABLE, rows))
+    }
+
+    /// A row in a transaction of its own.
+    pub fn insert_one(&mut self) -> Outcome<()> {
+        self.db.run(INSERT_ONE)
     }
 
     /// What it counts as delivered, ever.
@@ -77,6 +87,11 @@ impl Site {
         u64::try_from(waiting).map_err(|_| Failure::new("fewer than none wait"))
     }
 
+    /// Waits until the outbox is empty, as a person would.
+    pub fn flush(&mut self) -> Outcome<Duration> {
+        self.db.timed("select lago_push.flush(timeout => '60 s')")
+    }
+
     /// The process of its worker, if one is connected.
     pub fn worker(&self) -> Option<i32> {
         self.cluster.worker_pid(&self.name)
@@ -89,3 +104,8 @@ impl Site {
         Session::open(&cluster, "postgres")?.run(&format!("drop database {name} with (force)"))
     }
 }
+
+/// What the requests of a site say which one they come from.
+pub const HEADER: &str = "x-site";
+/// The statement of [`Site::insert_one`], for others to run.
+pub const INSERT_ONE: &str = "insert into usage (subscription, amount) values ('sub_1', 12.50)";
