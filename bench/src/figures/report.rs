@@ -28,6 +28,7 @@ pub enum Unit {
     Milliseconds,
     EventsPerSecond,
     Instructions,
+    Megabytes,
 }
 
 impl Unit {
@@ -37,6 +38,7 @@ impl Unit {
             Self::Milliseconds => format!("{value:.2} ms"),
             Self::EventsPerSecond => format!("{} /s", grouped(value.round())),
             Self::Instructions => grouped(value.round()),
+            Self::Megabytes => format!("{value:.0} MB"),
         }
     }
 }
@@ -67,6 +69,8 @@ impl Figure {
             Unit::EventsPerSecond | Unit::Instructions => {
                 format!("{} – {}", grouped(min.round()), grouped(max.round()))
             }
+            Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
+            Unit::Megabytes => format!("{min:.0} – {max:.0}"),
             Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
         };
         let words = [self.what, self.against].map(str::to_owned);
