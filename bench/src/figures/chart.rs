@@ -3,8 +3,8 @@
 mod scale;
 mod svg;
 
-use super::report::{Figure, Measurement, Section, Verdict};
-use scale::{EDGE, place};
+use super::report::{Figure, Goal, Measurement, Section, Verdict};
+use scale::{EDGE, Place, place};
 use svg::{Anchor, Drawing};
 
 const WIDTH: f64 = 1000.0;
@@ -17,6 +17,14 @@ const FIGURE_HEIGHT: f64 = 36.0;
 const MEASUREMENT_HEIGHT: f64 = 20.0;
 const HEADING_HEIGHT: f64 = 32.0;
 
+/// What the colours mean, and how much room it takes to say so.
+const LEGEND: [(&str, &str, f64); 4] = [
+    ("reached", "goal reached", 105.0),
+    ("missed", "not reached", 100.0),
+    ("open", "no goal: beside 1 ×", 140.0),
+    ("allowed", "where the goal wants it", 165.0),
+];
+
 pub fn draw(circumstances: &str, sections: &[Section]) -> String {
     let mut chart = Chart { drawing: Drawing::default(), y: MARGIN };
     chart.title(circumstances);
@@ -26,7 +34,7 @@ pub fn draw(circumstances: &str, sections: &[Section]) -> String {
     for section in sections {
         for unit in section.charted {
             let of_unit = section.findings.measurements.iter().filter(|measured| measured.unit == *unit);
-            chart.side_by_side(section.heading, unit, &of_unit.collect::<Vec<_>>());
+            chart.side_by_side(section.heading, &of_unit.collect::<Vec<_>>());
         }
     }
     chart.drawing.finish(WIDTH, chart.y + MARGIN)
@@ -50,11 +58,7 @@ impl Chart {
         self.drawing.text((MARGIN, self.y), Anchor::Start, "small", circumstances);
         self.y += 12.0;
         let mut x = MARGIN;
-        for (class, meaning, room) in [
-            ("reached", "goal reached", 110.0),
-            ("missed", "not reached", 105.0),
-            ("open", "no goal: compared with 1 ×", 185.0),
-        ] {
+        for (class, meaning, room) in LEGEND {
             self.drawing.bar((x, x + 12.0), self.y, 12.0, class);
             self.drawing.text((x + 17.0, self.y + 10.0), Anchor::Start, "small", meaning);
             x += room;
@@ -66,10 +70,13 @@ impl Chart {
 
     fn figures(&mut self, sections: &[Section]) {
         self.y += 16.0;
-        for (place, name) in
-            [(-1.0, format!("{EDGE} × worse")), (0.0, "goal".to_owned()), (1.0, format!("{EDGE} × better"))]
-        {
-            self.drawing.text((at(place), self.y), Anchor::Middle, "small", &name);
+        let marks = [
+            (-1.0, format!("1/{EDGE}")),
+            (0.0, "the goal, or 1 ×".to_owned()),
+            (1.0, format!("{EDGE} times")),
+        ];
+        for (position, name) in marks {
+            self.drawing.text((at(position), self.y), Anchor::Middle, "small", &name);
         }
         self.y += 4.0;
         for section in sections.iter().filter(|section| !section.findings.figures.is_empty()) {
@@ -86,72 +93,78 @@ impl Chart {
     }
 
     fn figure(&mut self, figure: &Figure) {
-        let (top, bottom) = (self.y, self.y + FIGURE_HEIGHT);
-        let (first, second) = (top + 15.0, top + 29.0);
+        let (first, second) = (self.y + 15.0, self.y + 29.0);
         self.drawing.text((MARGIN, first), Anchor::Start, "name", figure.what.trim());
         let against = format!("against {}", figure.against);
         self.drawing.text((MARGIN, second), Anchor::Start, "small", &against);
+        self.around_its_goal(figure);
+        self.drawing.text((VALUES_FROM, first), Anchor::Start, "value", &figure.median());
+        let goal = figure.goal();
+        let goal = if goal.is_empty() { goal } else { format!("goal {goal}") };
+        let rest: Vec<String> = [figure.spread(), goal].into_iter().filter(|word| !word.is_empty()).collect();
+        self.drawing.text((VALUES_FROM, second), Anchor::Start, "small", &rest.join(" · "));
+        self.y += FIGURE_HEIGHT;
+    }
 
-        for place in [-1.0, -0.5, 0.5, 1.0] {
-            self.drawing.line((at(place), top), (at(place), bottom), "grid");
+    fn around_its_goal(&mut self, figure: &Figure) {
+        let place = |value| place(figure.goal, figure.unit, value);
+        let Some(median) = place(figure.measured.median) else { return };
+        let (top, bottom) = (self.y, self.y + FIGURE_HEIGHT);
+        let middle = f64::midpoint(top, bottom);
+        match figure.goal {
+            Goal::AtMost(_) => self.drawing.bar((at(-1.0), at(0.0)), top, FIGURE_HEIGHT, "allowed"),
+            Goal::AtLeast(_) => self.drawing.bar((at(0.0), at(1.0)), top, FIGURE_HEIGHT, "allowed"),
+            Goal::None => {}
+        }
+        for position in [-1.0, -0.5, 0.5, 1.0] {
+            self.drawing.line((at(position), top), (at(position), bottom), "grid");
         }
         let class = match figure.verdict() {
             Verdict::Reached => "reached",
             Verdict::Missed => "missed",
             Verdict::Open => "open",
         };
-        let place = |value| place(figure.goal, figure.unit, value).map(at);
-        let middle = f64::midpoint(top, bottom);
-        if let Some(median) = place(figure.measured.median) {
-            self.drawing.bar((at(0.0), median), top + 9.0, FIGURE_HEIGHT - 18.0, class);
-        }
+        self.drawing.bar((at(0.0), at(median.position())), top + 9.0, FIGURE_HEIGHT - 18.0, class);
         if let (Some(min), Some(max)) = (place(figure.measured.min), place(figure.measured.max)) {
-            self.drawing.line((min, middle), (max, middle), "whisker");
+            self.drawing.line((at(min.position()), middle), (at(max.position()), middle), "whisker");
+        }
+        let beyond = match median {
+            Place::At(_) => None,
+            Place::BeyondLeft => Some((at(-1.0) - 8.0, "‹")),
+            Place::BeyondRight => Some((at(1.0) + 8.0, "›")),
+        };
+        if let Some((x, arrow)) = beyond {
+            self.drawing.text((x, middle + 4.0), Anchor::Middle, "value", arrow);
         }
         self.drawing.line((at(0.0), top), (at(0.0), bottom), "goal");
-
-        self.drawing.text((VALUES_FROM, first), Anchor::Start, "value", &figure.median());
-        let goal = figure.goal();
-        let goal = if goal.is_empty() { goal } else { format!("goal {goal}") };
-        let rest: Vec<String> = [figure.spread(), goal].into_iter().filter(|word| !word.is_empty()).collect();
-        self.drawing.text((VALUES_FROM, second), Anchor::Start, "small", &rest.join(" · "));
-        self.y = bottom;
     }
 
     /// Bars from zero, the longest as long as there is room.
-    fn side_by_side(&mut self, heading: &str, unit: &str, measurements: &[&Measurement]) {
+    fn side_by_side(&mut self, heading: &str, measurements: &[&Measurement]) {
         let most = measurements.iter().map(|one| one.measured.max).fold(0.0, f64::max);
         if most <= 0.0 {
             return;
         }
         let along = |value: f64| BARS_FROM + (BARS_TO - BARS_FROM) * (value / most).clamp(0.0, 1.0);
         self.y += 8.0;
-        self.heading(&format!("{heading}: {unit}"));
+        self.heading(&format!("{heading}, side by side"));
         for one in measurements {
-            let baseline = self.y + 14.0;
+            let (baseline, middle) = (self.y + 14.0, self.y + MEASUREMENT_HEIGHT / 2.0);
             let class = if one.what.contains("lago_push") { "ours" } else { "others" };
+            let (median, height) = (along(one.measured.median), MEASUREMENT_HEIGHT - 6.0);
             self.drawing.text((MARGIN, baseline), Anchor::Start, "name", one.what.trim());
-            self.drawing.bar(
-                (BARS_FROM, along(one.measured.median)),
-                self.y + 3.0,
-                MEASUREMENT_HEIGHT - 6.0,
-                class,
-            );
-            let middle = self.y + MEASUREMENT_HEIGHT / 2.0;
-            self.drawing.line(
-                (along(one.measured.min), middle),
-                (along(one.measured.max), middle),
-                "whisker",
-            );
+            self.drawing.bar((BARS_FROM, median), self.y + 3.0, height, class);
+            let (min, max) = (along(one.measured.min), along(one.measured.max));
+            self.drawing.line((min, middle), (max, middle), "whisker");
             self.drawing.text((VALUES_FROM, baseline), Anchor::Start, "value", &one.median());
             self.y += MEASUREMENT_HEIGHT;
         }
     }
 }
 
-/// Where a place from -1 to 1 is.
-fn at(place: f64) -> f64 {
-    f64::midpoint(BARS_FROM, BARS_TO) + place * (BARS_TO - BARS_FROM) / 2.0
+/// Where a position from -1 to 1 is.
+fn at(position: f64) -> f64 {
+    f64::midpoint(BARS_FROM, BARS_TO) + position * (BARS_TO - BARS_FROM) / 2.0
 }
 
 #[cfg(test)]
@@ -171,8 +184,8 @@ mod tests {
         let goal = Goal::AtMost(0.25);
         let figure = Figure { what: "rate", against: "peer", measured, unit: Unit::Times, goal };
         let chart = chart(vec![figure], Vec::new());
-        // From halfway to the left edge up to the middle.
-        assert!(chart.contains("<rect x=\"490.0\""), "{chart}");
+        // From the goal halfway to four times the goal.
+        assert!(chart.contains("<rect x=\"570.0\" y=\"153.0\""), "{chart}");
         assert!(chart.contains("width=\"80.0\" height=\"18.0\" class=\"missed\""), "{chart}");
         assert!(chart.contains("0.25 – 1.00 · goal ≤ 0.25 ×"), "{chart}");
     }

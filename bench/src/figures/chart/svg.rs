@@ -9,6 +9,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .heading, .value { font-weight: 600 }
 .small { font-size: 11px; fill: #59636e }
 .paper { fill: #ffffff }
+.allowed { fill: #2da44e; opacity: 0.12 }
 .grid { stroke: #d1d9e0; stroke-width: 1 }
 .goal { stroke: #1f2328; stroke-width: 2 }
 .whisker { stroke: #1f2328; stroke-width: 1.5; opacity: 0.6 }
