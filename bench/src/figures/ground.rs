@@ -1,8 +1,9 @@
 //! What all figures are measured on: one server, the stand-in for Lago, and the same table once for each
 //! contestant.
 //!
-//! `plain` has no trigger. `peer` has the trigger somebody would write by hand, with an outbox of the same
-//! columns. `ours` has a sync. Everything else about the three is equal.
+//! `plain` has no trigger. Two have the triggers somebody would write by hand, one for each row and one for each
+//! statement, which write into an outbox like ours. `logutriga` has PgQ's trigger. `ours` has a sync.
+//! Everything else about the five is equal.
 
 use std::sync::Arc;
 use std::thread;
@@ -27,7 +28,10 @@ const WAKING_UP: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contestant {
     Plain,
-    Peer,
+    RowTrigger,
+    StatementTrigger,
+    /// What PgQ queues is the row in the form of a URL's query. Rendering the event is left to its reader.
+    Logutriga,
     Ours,
 }
 
@@ -35,8 +39,20 @@ impl Contestant {
     pub fn table(self) -> &'static str {
         match self {
             Self::Plain => "usage_plain",
-            Self::Peer => "usage_peer",
+            Self::RowTrigger => "usage_row_trigger",
+            Self::StatementTrigger => "usage_statement_trigger",
+            Self::Logutriga => "usage_logutriga",
             Self::Ours => "usage_ours",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "no trigger",
+            Self::RowTrigger => "PL/pgSQL row trigger",
+            Self::StatementTrigger => "PL/pgSQL statement trigger",
+            Self::Logutriga => "PgQ's logutriga",
+            Self::Ours => "lago_push",
         }
     }
 }
@@ -45,6 +61,8 @@ pub struct Ground {
     pub cluster: Arc<Cluster>,
     pub db: Session,
     pub lago: StandIn,
+    /// Where PgQ, if it is installed, keeps its events until its tables are rotated. Nobody does that here.
+    pgq_events: Option<String>,
 }
 
 const TABLES: &str = "
@@ -53,25 +71,30 @@ create table usage_plain (
     subscription text not null,
     amount numeric not null,
     created_at timestamptz not null default now());
-create table usage_peer (like usage_plain including all);
+create table usage_row_trigger (like usage_plain including all);
+create table usage_statement_trigger (like usage_plain including all);
+create table usage_logutriga (like usage_plain including all);
 create table usage_ours (like usage_plain including all);
 
+-- Stored as in our outbox: payloads uncompressed, and in line up to a page.
 create sequence peer_message_id;
 create table peer_outbox (
     id bigint default nextval('peer_message_id') primary key,
     enqueued_at timestamptz not null default now(),
     sync_id integer not null,
     operation \"char\" not null,
-    payload text not null);
+    payload text not null) with (toast_tuple_target = 8160);
+alter table peer_outbox alter payload set storage external;
 create sequence floor_message_id;
 create table floor_outbox (
     id bigint default nextval('floor_message_id') primary key,
     enqueued_at timestamptz not null default now(),
     sync_id integer not null,
     operation \"char\" not null,
-    payload text not null);
+    payload text not null) with (toast_tuple_target = 8160);
+alter table floor_outbox alter payload set storage external;
 
-create function bill_usage() returns trigger language plpgsql as $$
+create function bill_row() returns trigger language plpgsql as $$
 begin
     insert into peer_outbox (sync_id, operation, payload)
     values (1, 'i', jsonb_build_object(
@@ -82,10 +105,31 @@ begin
         'properties', jsonb_build_object('amount', new.amount::text))::text);
     return null;
 end $$;
-create trigger bill after insert on usage_peer for each row execute function bill_usage();
+create trigger bill after insert on usage_row_trigger for each row execute function bill_row();
+
+create function bill_statement() returns trigger language plpgsql as $$
+begin
+    insert into peer_outbox (sync_id, operation, payload)
+    select 1, 'i', jsonb_build_object(
+        'transaction_id', 'usage-' || added.id,
+        'external_subscription_id', added.subscription,
+        'code', 'usage',
+        'timestamp', extract(epoch from added.created_at),
+        'properties', jsonb_build_object('amount', added.amount::text))::text
+    from added;
+    return null;
+end $$;
+create trigger bill after insert on usage_statement_trigger referencing new table as added
+    for each statement execute function bill_statement();
 ";
 
-/// The same event as `bill_usage` builds.
+const QUEUE: &str = "
+create extension pgq;
+select pgq.create_queue('usage');
+create trigger queue after insert on usage_logutriga for each row execute function pgq.logutriga('usage');
+";
+
+/// The same event as `bill_row` and `bill_statement` build.
 const SYNC: &str = r#"
 select lago_push.create_sync('usage', source => 'usage_ours', template => '{
     "transaction_id": "usage-{{ row.id }}",
@@ -107,7 +151,11 @@ impl Ground {
             .with("checkpoint_timeout", "1h")
             .with("autovacuum", "on")
             .with("jit", "off");
-        let cluster = Cluster::start(&options);
+        Self::on(Cluster::start(&options))
+    }
+
+    /// The same tables and syncs on another server.
+    pub fn on(cluster: Arc<Cluster>) -> Outcome<Self> {
         cluster.create_database(DATABASE);
         let lago = StandIn::start()?;
         let mut db = Session::open(&cluster, DATABASE)?;
@@ -119,9 +167,43 @@ impl Ground {
             lago.url()
         ))?;
         db.run(SYNC)?;
-        let mut ground = Self { cluster, db, lago };
+        let pgq_events = queue_with_pgq(&mut db)?;
+        let mut ground = Self { cluster, db, lago, pgq_events };
         ground.hold()?;
         Ok(ground)
+    }
+
+    /// Who can take part on this machine. If somebody cannot, that is said.
+    pub fn contestants(&self) -> Vec<Contestant> {
+        use Contestant::{Logutriga, Ours, Plain, RowTrigger, StatementTrigger};
+        if self.pgq_events.is_some() {
+            return vec![Plain, RowTrigger, StatementTrigger, Logutriga, Ours];
+        }
+        eprint!("without PgQ, which is not installed here … ");
+        vec![Plain, RowTrigger, StatementTrigger, Ours]
+    }
+
+    /// The table a contestant queues into.
+    pub fn outbox(&self, contestant: Contestant) -> Option<String> {
+        match contestant {
+            Contestant::Plain => None,
+            Contestant::RowTrigger | Contestant::StatementTrigger => Some("peer_outbox".to_owned()),
+            Contestant::Logutriga => self.pgq_events.clone(),
+            Contestant::Ours => Some("lago_push.message".to_owned()),
+        }
+    }
+
+    pub fn expect_captured(&mut self, contestant: Contestant, rows: u64) -> Outcome<()> {
+        self.outbox(contestant).map_or(Ok(()), |outbox| self.expect(rows, &outbox))
+    }
+
+    /// Somebody who queued less would win without having done the work.
+    pub fn expect(&mut self, rows: u64, outbox: &str) -> Outcome<()> {
+        let count: i64 = self.db.value(&format!("select count(*) from {outbox}"))?;
+        if u64::try_from(count).ok() == Some(rows) {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{rows} rows were written, and {outbox} has {count}")))
     }
 
     /// Our worker delivers nothing until released.
@@ -137,27 +219,20 @@ impl Ground {
     /// of the outbox in the quickest way there is, which is fit for benchmarks only.
     pub fn clear(&mut self) -> Outcome<()> {
         self.rest()?;
-        self.db.run(
-            "truncate usage_plain, usage_peer, usage_ours, peer_outbox, floor_outbox restart identity;
+        let pgq_events = self.pgq_events.iter().map(|table| format!(", {table}"));
+        self.db.run(&format!(
+            "truncate usage_plain, usage_row_trigger, usage_statement_trigger, usage_logutriga, usage_ours,
+                      peer_outbox, floor_outbox{} restart identity;
              truncate lago_push.message, lago_push.retry",
-        )?;
+            pgq_events.collect::<String>()
+        ))?;
         self.lago.forget()?;
         self.rest()
     }
 
     /// Waits until our worker has nothing to do.
     pub fn rest(&mut self) -> Outcome<()> {
-        let give_up_at = Instant::now() + AT_REST_WITHIN;
-        thread::sleep(WAKING_UP);
-        let busy = "select exists (
-            select from lago_push.workers where database = current_database() and state = 'working')";
-        while self.db.value::<bool>(busy)? {
-            if Instant::now() >= give_up_at {
-                return Err(Failure::new("the worker does not come to rest"));
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-        Ok(())
+        rest(&mut self.db)
     }
 
     /// Waits until the stand-in has accepted so many events.
@@ -177,6 +252,31 @@ impl Ground {
             thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+/// Gives the table of the events, if PgQ is there. Its ticker is not needed for writing them.
+fn queue_with_pgq(db: &mut Session) -> Outcome<Option<String>> {
+    let installed = "select exists (select from pg_available_extensions where name = 'pgq')";
+    if !db.value::<bool>(installed)? {
+        return Ok(None);
+    }
+    db.run(QUEUE)?;
+    db.value("select pgq.current_event_table('usage')").map(Some)
+}
+
+/// Waits until the worker of the session's database has nothing to do.
+pub fn rest(db: &mut Session) -> Outcome<()> {
+    let give_up_at = Instant::now() + AT_REST_WITHIN;
+    thread::sleep(WAKING_UP);
+    let busy = "select exists (
+        select from lago_push.workers where database = current_database() and state = 'working')";
+    while db.value::<bool>(busy)? {
+        if Instant::now() >= give_up_at {
+            return Err(Failure::new("the worker does not come to rest"));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// Each round begins with another contestant, so that none is always the first or always follows the same one.

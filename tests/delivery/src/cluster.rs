@@ -168,12 +168,23 @@ impl Cluster {
 
     /// Starts the stopped (or never started) server on the same data and waits until it accepts connections.
     pub fn start_again(&self) {
+        self.start_as(self.server_program("postgres"));
+    }
+
+    /// The same, run by a program that becomes the postmaster: it is given these arguments, and then the server
+    /// and its own.
+    pub fn start_again_by(&self, program: &str, arguments: &[&str]) {
+        let mut command = self.as_server(program);
+        command.args(arguments).arg(self.programs.join("postgres"));
+        self.start_as(command);
+    }
+
+    fn start_as(&self, mut command: Command) {
         {
             let mut postmaster = lock(&self.postmaster);
             assert!(postmaster.is_none(), "the server is already running");
             let log = OpenOptions::new().create(true).append(true).open(self.log_file());
             let log = log.unwrap_or_else(|e| panic!("cannot open the server's log: {e}"));
-            let mut command = self.server_program("postgres");
             command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // A group of its own: Ctrl-C is for the test run, which then takes the server down in order.
@@ -357,9 +368,13 @@ impl Cluster {
         self.folder.join("log")
     }
 
-    /// A program that must not run as root: then it runs as the account that Debian's packages make.
     pub(crate) fn server_program(&self, name: &str) -> Command {
-        let mut command = Command::new(self.programs.join(name));
+        self.as_server(self.programs.join(name))
+    }
+
+    /// A program that must not run as root: then it runs as the account that Debian's packages make.
+    fn as_server(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(&self.folder).env("LC_ALL", "C");
         // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.
         let libraries = self.programs.join("../lib");
