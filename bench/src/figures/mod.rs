@@ -19,6 +19,8 @@ mod single;
 pub mod stand_in;
 mod syncs;
 mod templates;
+mod turn;
+mod workload;
 mod writes;
 
 use std::fs;
