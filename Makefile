@@ -45,9 +45,9 @@ lint: ## rustfmt and clippy, warnings are errors; shellcheck where it is install
 	@scripts/prerequisites scratch $(PG)
 	@scripts/lint $(PG)
 
-bench: ## the figures of the README, as ratios measured in one run (QUICK=1: a rough idea in a minute)
-	@scripts/prerequisites scratch $(PG)
-	@QUICK=$(QUICK) scripts/with-extension release $(PG) cargo run --release -p bench --bin bench
+bench: ## the figures of the README, as ratios measured in one run (QUICK=1: a rough idea; PARTS="bulk drain": only these)
+	@scripts/prerequisites bench $(PG)
+	@QUICK=$(QUICK) scripts/with-extension release $(PG) cargo run --release -p bench --bin bench $(PARTS)
 
 clean: ## remove everything built and fetched
 	cargo clean

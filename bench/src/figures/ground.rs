@@ -163,7 +163,11 @@ impl Ground {
             .with("checkpoint_timeout", "1h")
             .with("autovacuum", "on")
             .with("jit", "off");
-        let cluster = Cluster::start(&options);
+        Self::on(Cluster::start(&options))
+    }
+
+    /// The same tables and syncs on another server.
+    pub fn on(cluster: Arc<Cluster>) -> Outcome<Self> {
         cluster.create_database(DATABASE);
         let lago = StandIn::start()?;
         let mut db = Session::open(&cluster, DATABASE)?;
@@ -242,17 +246,7 @@ impl Ground {
 
     /// Waits until our worker has nothing to do.
     pub fn rest(&mut self) -> Outcome<()> {
-        let give_up_at = Instant::now() + AT_REST_WITHIN;
-        thread::sleep(WAKING_UP);
-        let busy = "select exists (
-            select from lago_push.workers where database = current_database() and state = 'working')";
-        while self.db.value::<bool>(busy)? {
-            if Instant::now() >= give_up_at {
-                return Err(Failure::new("the worker does not come to rest"));
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-        Ok(())
+        rest(&mut self.db)
     }
 
     /// Waits until the stand-in has accepted so many events.
@@ -282,6 +276,21 @@ fn queue_with_pgq(db: &mut Session) -> Outcome<Option<String>> {
     }
     db.run(QUEUE)?;
     db.value("select pgq.current_event_table('usage')").map(Some)
+}
+
+/// Waits until the worker of the session's database has nothing to do.
+pub fn rest(db: &mut Session) -> Outcome<()> {
+    let give_up_at = Instant::now() + AT_REST_WITHIN;
+    thread::sleep(WAKING_UP);
+    let busy = "select exists (
+        select from lago_push.workers where database = current_database() and state = 'working')";
+    while db.value::<bool>(busy)? {
+        if Instant::now() >= give_up_at {
+            return Err(Failure::new("the worker does not come to rest"));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// Each round begins with another contestant, so that none is always the first or always follows the same one.

@@ -27,6 +27,8 @@ pub enum Unit {
     Times,
     Milliseconds,
     EventsPerSecond,
+    Instructions,
+    Megabytes,
 }
 
 impl Unit {
@@ -35,6 +37,8 @@ impl Unit {
             Self::Times => format!("{value:.2} ×"),
             Self::Milliseconds => format!("{value:.2} ms"),
             Self::EventsPerSecond => format!("{} /s", grouped(value.round())),
+            Self::Instructions => grouped(value.round()),
+            Self::Megabytes => format!("{value:.0} MB"),
         }
     }
 }
@@ -62,7 +66,11 @@ impl Figure {
         };
         let spread = match self.unit {
             _ if min == max => String::new(),
+            Unit::EventsPerSecond | Unit::Instructions => {
+                format!("{} – {}", grouped(min.round()), grouped(max.round()))
+            }
             Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
+            Unit::Megabytes => format!("{min:.0} – {max:.0}"),
             Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
         };
         let words = [self.what, self.against].map(str::to_owned);
@@ -83,10 +91,10 @@ impl Measurement {
     }
 
     fn cells(&self) -> Vec<String> {
-        let digits = if self.measured.max >= 100.0 { 0 } else { 2 };
         let Spread { median, min, max } = self.measured;
-        let spread = if min == max { String::new() } else { format!("{min:.digits$} – {max:.digits$}") };
-        vec![self.what.clone(), format!("{median:.digits$} {}", self.unit), spread]
+        let show = |value: f64| if max >= 100.0 { grouped(value.round()) } else { format!("{value:.2}") };
+        let spread = if min == max { String::new() } else { format!("{} – {}", show(min), show(max)) };
+        vec![self.what.clone(), format!("{} {}", show(median), self.unit), spread]
     }
 }
 

@@ -36,11 +36,21 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// The folder of a PostgreSQL's programs, if not the one that the variable names.
     pub programs: Option<PathBuf>,
+    /// A program and its arguments that are given the server to run. It must become the postmaster, with the
+    /// same process id.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
+        Self {
+            preload: true,
+            fsync: false,
+            settings: Vec::new(),
+            environment: Vec::new(),
+            programs: None,
+            wrapper: Vec::new(),
+        }
     }
 }
 
@@ -53,6 +63,13 @@ impl Options {
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((name, value.into()));
+        self
+    }
+
+    /// The server is run by this program, which is given these arguments before the server's own.
+    #[must_use]
+    pub fn run_by(mut self, program: &str, arguments: &[&str]) -> Self {
+        self.wrapper = [&[program], arguments].concat().into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -78,6 +95,7 @@ pub struct Cluster {
     programs: PathBuf,
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
+    wrapper: Vec<String>,
     postmaster: Mutex<Option<Child>>,
     /// Its end of file tells the guard that we are gone.
     guard: Mutex<Option<(Child, ChildStdin)>>,
@@ -110,6 +128,7 @@ impl Cluster {
             programs,
             folder,
             environment: options.environment.clone(),
+            wrapper: options.wrapper.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         }
@@ -173,7 +192,7 @@ impl Cluster {
             assert!(postmaster.is_none(), "the server is already running");
             let log = OpenOptions::new().create(true).append(true).open(self.log_file());
             let log = log.unwrap_or_else(|e| panic!("cannot open the server's log: {e}"));
-            let mut command = self.server_program("postgres");
+            let mut command = self.postgres();
             command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // A group of its own: Ctrl-C is for the test run, which then takes the server down in order.
@@ -357,9 +376,24 @@ impl Cluster {
         self.folder.join("log")
     }
 
-    /// A program that must not run as root: then it runs as the account that Debian's packages make.
+    fn postgres(&self) -> Command {
+        match self.wrapper.split_first() {
+            None => self.server_program("postgres"),
+            Some((program, arguments)) => {
+                let mut command = self.as_server(program);
+                command.args(arguments).arg(self.programs.join("postgres"));
+                command
+            }
+        }
+    }
+
     pub(crate) fn server_program(&self, name: &str) -> Command {
-        let mut command = Command::new(self.programs.join(name));
+        self.as_server(self.programs.join(name))
+    }
+
+    /// A program that must not run as root: then it runs as the account that Debian's packages make.
+    fn as_server(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(&self.folder).env("LC_ALL", "C");
         // The modules of the fetched PostgreSQLs look for it in a folder that was their maker's.
         let libraries = self.programs.join("../lib");
