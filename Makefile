@@ -45,7 +45,7 @@ lint: ## rustfmt and clippy, warnings are errors; shellcheck where it is install
 	@scripts/prerequisites scratch $(PG)
 	@scripts/lint $(PG)
 
-bench: ## the figures of the README, as ratios measured in one run (QUICK=1: a rough idea; PARTS="bulk drain": only these)
+bench: ## the figures of the README, as ratios (QUICK=1: a rough idea; PARTS="bulk drain": some of them)
 	@scripts/prerequisites bench $(PG)
 	@QUICK=$(QUICK) scripts/with-extension release $(PG) cargo run --release -p bench --bin bench $(PARTS)
 

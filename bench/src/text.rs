@@ -1,6 +1,7 @@
 //! Numbers and tables as people read them.
 
 use std::fmt::Display;
+use std::iter;
 
 /// Digits in groups of three: `1,234,567`.
 pub fn grouped(number: impl Display) -> String {
@@ -27,7 +28,7 @@ pub fn indented(text: &str, by: usize) -> String {
     text.lines().map(|line| format!("{margin}{line}").trim_end().to_owned() + "\n").collect()
 }
 
-/// A table in Markdown whose columns are also aligned for the eye.
+/// A table in Markdown whose columns are also aligned for the eye. Rows may lack their last cells.
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -35,8 +36,9 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
+        let cells = cells.into_iter().chain(iter::repeat(""));
         let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            widths.iter().zip(cells).map(|(width, cell)| format!("{cell:<width$}")).collect();
         format!("| {} |\n", padded.join(" | "))
     };
     let rules: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
@@ -63,5 +65,10 @@ mod tests {
     fn columns_of_a_table_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".to_owned(), "12 µs".to_owned()]];
         assert_eq!(table(&["name", "is"], &rows), "| name | is    |\n| ---- | ----- |\n| a    | 12 µs |\n");
+    }
+
+    #[test]
+    fn cells_that_a_row_lacks_are_empty() {
+        assert_eq!(table(&["a", "b"], &[vec!["c".to_owned()]]), "| a | b |\n| - | - |\n| c |   |\n");
     }
 }

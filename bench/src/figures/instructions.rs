@@ -1,21 +1,24 @@
 //! Instructions of one captured row and of one delivered event, which do not depend on the machine's mood.
 //!
-//! They are counted on a server of their own, which callgrind runs about fifty times slower than it would run
-//! by itself. Counts say what the processor is asked to do, and nothing of waiting: for memory, for the disk,
-//! for the kernel.
+//! They are counted on a server of their own, which runs about fifty times slower under callgrind than by
+//! itself, so it is set up before. Counts say what the processor is asked to do, and nothing of waiting: for
+//! memory, for the disk, for the kernel.
 
 mod callgrind;
-mod capture;
-mod delivery;
+mod captured;
+mod delivered;
 mod repeated;
 
+use delivery::cluster::Cluster;
+
 use super::Effort;
-use super::ground::{Contestant, Ground, rotated};
+use super::ground::{Contestant, DATABASE, Ground, rotated};
 use super::report::{Figure, Findings, Goal, Measurement, Unit};
 use crate::failure::Outcome;
+use crate::session::Session;
 use crate::spread::Spread;
-use capture::Runner;
-use delivery::Delivery;
+use captured::Runner;
+use delivered::Delivery;
 use repeated::Times;
 
 /// The others would take as long again.
@@ -49,12 +52,14 @@ pub fn measure(_ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
         eprint!("left out, as valgrind is not installed here … ");
         return Ok(Findings::default());
     }
-    let rows = effort.choose(Times { few: 100, many: 500 }, Times { few: 1_000, many: 11_000 });
-    let transactions = effort.choose(Times { few: 25, many: 125 }, Times { few: 200, many: 2_200 });
-    let events = effort.choose(Times { few: 300, many: 1_500 }, Times { few: 2_000, many: 22_000 });
+    let rows = effort.choose(Times { few: 200, many: 1_200 }, Times { few: 1_000, many: 11_000 });
+    let transactions = effort.choose(Times { few: 50, many: 250 }, Times { few: 200, many: 2_200 });
+    let events = effort.choose(Times { few: 500, many: 2_500 }, Times { few: 2_000, many: 22_000 });
 
-    let mut ground = Ground::on(callgrind::server())?;
-    capture::prepare(&mut ground, rows)?;
+    let mut ground = Ground::on(Cluster::start(&callgrind::options()))?;
+    captured::prepare(&mut ground, rows)?;
+    callgrind::start_again(&ground.cluster);
+    ground.db = Session::open(&ground.cluster, DATABASE)?;
     let mut contestants = ground.contestants();
     contestants.retain(|contestant| effort == Effort::Full || IN_A_QUICK_RUN.contains(contestant));
     let mut runners: Vec<Runner> = contestants.iter().copied().map(Runner::Bulk).collect();
@@ -66,9 +71,9 @@ pub fn measure(_ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
         let mut capture = Vec::new();
         for runner in rotated(&runners, number) {
             let times = if matches!(runner, Runner::Single(_)) { transactions } else { rows };
-            capture.push((runner, capture::measure(&mut ground, runner, times)?));
+            capture.push((runner, captured::measure(&mut ground, runner, times)?));
         }
-        rounds.push(Round { capture, delivery: delivery::measure(&mut ground, events)? });
+        rounds.push(Round { capture, delivery: delivered::measure(&mut ground, events)? });
     }
     Ok(findings(&runners, &rounds))
 }

@@ -5,6 +5,7 @@
 
 mod backlog;
 mod bulk;
+mod chart;
 mod cost;
 mod databases;
 mod drain;
@@ -17,6 +18,7 @@ mod process;
 mod processor_time;
 mod raw;
 mod report;
+mod results;
 mod single;
 mod site;
 pub mod stand_in;
@@ -28,13 +30,13 @@ mod writes;
 
 use std::fs;
 use std::num::NonZero;
-use std::path::Path;
 use std::time::Instant;
 use std::{env, thread};
 
-use crate::failure::{Doing, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use ground::Ground;
-use report::Findings;
+use report::{Findings, Section};
+use results::Results;
 
 /// How much is done, which is how far the figures can be trusted. Each part says what that means for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,56 +72,70 @@ struct Part {
     name: &'static str,
     what: &'static str,
     measure: fn(&mut Ground, Effort) -> Outcome<Findings>,
+    /// Units whose measurements the chart shows side by side.
+    charted: &'static [&'static str],
 }
 
 const PARTS: [Part; 11] = [
-    Part { name: "bulk", what: "bulk inserts", measure: bulk::measure },
-    Part { name: "writes", what: "updates, deletes, wide rows, large documents", measure: writes::measure },
-    Part { name: "templates", what: "Liquid and mappers", measure: templates::measure },
-    Part { name: "single", what: "single-row transactions", measure: single::measure },
-    Part { name: "syncs", what: "a hundred syncs", measure: syncs::measure },
-    Part { name: "drain", what: "draining a backlog", measure: drain::measure },
-    Part { name: "latency", what: "from commit to arrival", measure: latency::measure },
-    Part { name: "backlog", what: "large backlogs", measure: backlog::measure },
-    Part { name: "held", what: "a transaction held open", measure: held::measure },
-    Part { name: "databases", what: "twenty databases", measure: databases::measure },
-    Part { name: "instructions", what: "instructions", measure: instructions::measure },
+    Part { name: "bulk", what: "bulk inserts", measure: bulk::measure, charted: &["µs"] },
+    Part {
+        name: "writes",
+        what: "updates, deletes, wide rows, large documents",
+        measure: writes::measure,
+        charted: &[],
+    },
+    Part { name: "templates", what: "Liquid and mappers", measure: templates::measure, charted: &["µs"] },
+    Part { name: "single", what: "single-row transactions", measure: single::measure, charted: &[] },
+    Part { name: "syncs", what: "a hundred syncs", measure: syncs::measure, charted: &[] },
+    Part {
+        name: "drain",
+        what: "draining a backlog",
+        measure: drain::measure,
+        charted: &["events a second"],
+    },
+    Part { name: "latency", what: "from commit to arrival", measure: latency::measure, charted: &[] },
+    Part { name: "backlog", what: "large backlogs", measure: backlog::measure, charted: &[] },
+    Part { name: "held", what: "a transaction held open", measure: held::measure, charted: &[] },
+    Part { name: "databases", what: "twenty databases", measure: databases::measure, charted: &[] },
+    Part {
+        name: "instructions",
+        what: "instructions",
+        measure: instructions::measure,
+        charted: &["instructions"],
+    },
 ];
 
-/// Measures the parts with these names, or all if there are none, and prints the figures. A run of everything
-/// is also written to bench/results.
+/// Measures the parts with these names, or all if there are none. What a part has found is written at once; in
+/// the end everything is printed and written.
 pub fn run(names: &[String]) -> Outcome<()> {
     if let Some(name) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
         let parts = PARTS.map(|part| part.name).join(", ");
         return Err(Failure::new(format!("there is no part {name:?}; the parts are {parts}")));
     }
+    let chosen = |part: &&Part| names.is_empty() || names.iter().any(|name| name == part.name);
     let effort = Effort::from_environment();
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: its figures say little. `make bench` makes a release build.");
     }
     let busy = load();
     let mut ground = Ground::prepare()?;
-    let mut findings = Findings::default();
-    for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
+    let mut results = Results::new(circumstances(&mut ground, effort, &busy)?);
+    for part in PARTS.iter().filter(chosen) {
         eprint!("{} … ", part.what);
         let start = Instant::now();
         let found = (part.measure)(&mut ground, effort);
         eprintln!("{:.0} s", start.elapsed().as_secs_f64());
-        findings.extend(found.map_err(|failure| with_log(&failure, &ground))?);
+        let findings = found.map_err(|failure| with_log(&failure, &ground))?;
+        results.keep(part.name, Section { heading: part.what, charted: part.charted, findings })?;
     }
-    let text = format!(
-        "# Figures\n\n{}\n{}\nBehind them:\n\n{}",
-        circumstances(&mut ground, effort, &busy)?,
-        findings.figures_table(),
-        findings.measurements_table()
-    );
-    println!("\n{text}");
-    if !names.is_empty() {
-        return Ok(());
-    }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/latest.md");
-    fs::write(&file, &text).doing("write bench/results/latest.md")?;
-    println!("Written to bench/results/latest.md. What each means: bench/README.md.");
+    println!("\n{}", results.markdown());
+    let written = match names {
+        [] => results.write("latest")?,
+        _ => {
+            results.write(&PARTS.iter().filter(chosen).map(|part| part.name).collect::<Vec<_>>().join("-"))?
+        }
+    };
+    println!("Written to {written}. What each means: bench/README.md.");
     Ok(())
 }
 
@@ -134,8 +150,8 @@ fn circumstances(ground: &mut Ground, effort: Effort, busy: &str) -> Outcome<Str
     )?;
     let [date, server, extension]: [String; 3] = [row.get(0), row.get(1), row.get(2)];
     Ok(format!(
-        "{date}, PostgreSQL {server}, lago_push {extension}, {} processors shared by server, worker,\n\
-         stand-in and load generator; load average at the start {busy}. A {} run.\n",
+        "{date}, PostgreSQL {server}, lago_push {extension}, {} processors shared by server, worker, \
+         stand-in and load generator; load average at the start {busy}. A {} run.",
         processors(),
         effort.choose("quick", "full"),
     ))

@@ -11,13 +11,23 @@ pub enum Goal {
     None,
 }
 
+/// What a figure's median says of its goal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Reached,
+    Missed,
+    /// There is no goal.
+    Open,
+}
+
 impl Goal {
-    fn is_reached_by(self, value: f64) -> Option<bool> {
-        match self {
-            Self::AtMost(most) => Some(value <= most),
-            Self::AtLeast(least) => Some(value >= least),
-            Self::None => None,
-        }
+    fn verdict(self, value: f64) -> Verdict {
+        let reached = match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+            Self::None => return Verdict::Open,
+        };
+        if reached { Verdict::Reached } else { Verdict::Missed }
     }
 }
 
@@ -32,14 +42,26 @@ pub enum Unit {
 }
 
 impl Unit {
-    fn show(self, value: f64) -> String {
+    fn number(self, value: f64) -> String {
         match self {
-            Self::Times => format!("{value:.2} ×"),
-            Self::Milliseconds => format!("{value:.2} ms"),
-            Self::EventsPerSecond => format!("{} /s", grouped(value.round())),
-            Self::Instructions => grouped(value.round()),
-            Self::Megabytes => format!("{value:.0} MB"),
+            Self::Times | Self::Milliseconds => format!("{value:.2}"),
+            Self::Megabytes => format!("{value:.0}"),
+            Self::EventsPerSecond | Self::Instructions => grouped(value.round()),
         }
+    }
+
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Times => " ×",
+            Self::Milliseconds => " ms",
+            Self::EventsPerSecond => " /s",
+            Self::Megabytes => " MB",
+            Self::Instructions => "",
+        }
+    }
+
+    fn show(self, value: f64) -> String {
+        self.number(value) + self.sign()
     }
 }
 
@@ -52,29 +74,40 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn cells(&self) -> Vec<String> {
-        let Spread { median, min, max } = self.measured;
-        let goal = match self.goal {
+    pub fn verdict(&self) -> Verdict {
+        self.goal.verdict(self.measured.median)
+    }
+
+    pub fn median(&self) -> String {
+        self.unit.show(self.measured.median)
+    }
+
+    /// Empty where there is one value only.
+    pub fn spread(&self) -> String {
+        let Spread { min, max, .. } = self.measured;
+        if min == max {
+            return String::new();
+        }
+        format!("{} – {}", self.unit.number(min), self.unit.number(max))
+    }
+
+    /// Empty where there is none.
+    pub fn goal(&self) -> String {
+        match self.goal {
             Goal::AtMost(most) => format!("≤ {}", self.unit.show(most)),
             Goal::AtLeast(least) => format!("≥ {}", self.unit.show(least)),
             Goal::None => String::new(),
-        };
-        let reached = match self.goal.is_reached_by(median) {
-            Some(true) => "yes",
-            Some(false) => "no",
-            None => "",
-        };
-        let spread = match self.unit {
-            _ if min == max => String::new(),
-            Unit::EventsPerSecond | Unit::Instructions => {
-                format!("{} – {}", grouped(min.round()), grouped(max.round()))
-            }
-            Unit::EventsPerSecond => format!("{} – {}", grouped(min.round()), grouped(max.round())),
-            Unit::Megabytes => format!("{min:.0} – {max:.0}"),
-            Unit::Times | Unit::Milliseconds => format!("{min:.2} – {max:.2}"),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let reached = match self.verdict() {
+            Verdict::Reached => "yes",
+            Verdict::Missed => "no",
+            Verdict::Open => "",
         };
         let words = [self.what, self.against].map(str::to_owned);
-        words.into_iter().chain([self.unit.show(median), spread, goal, reached.to_owned()]).collect()
+        words.into_iter().chain([self.median(), self.spread(), self.goal(), reached.to_owned()]).collect()
     }
 }
 
@@ -90,11 +123,19 @@ impl Measurement {
         Self { what: what.into(), measured: Spread::of(values), unit }
     }
 
+    pub fn median(&self) -> String {
+        format!("{} {}", self.number(self.measured.median), self.unit)
+    }
+
     fn cells(&self) -> Vec<String> {
-        let Spread { median, min, max } = self.measured;
-        let show = |value: f64| if max >= 100.0 { grouped(value.round()) } else { format!("{value:.2}") };
-        let spread = if min == max { String::new() } else { format!("{} – {}", show(min), show(max)) };
-        vec![self.what.clone(), format!("{} {}", show(median), self.unit), spread]
+        let Spread { min, max, .. } = self.measured;
+        let spread =
+            if min == max { String::new() } else { format!("{} – {}", self.number(min), self.number(max)) };
+        vec![self.what.clone(), self.median(), spread]
+    }
+
+    fn number(&self, value: f64) -> String {
+        if self.measured.max >= 100.0 { grouped(value.round()) } else { format!("{value:.2}") }
     }
 }
 
@@ -110,37 +151,74 @@ impl Findings {
         self.figures.extend(other.figures);
         self.measurements.extend(other.measurements);
     }
+}
 
-    pub fn figures_table(&self) -> String {
-        let rows: Vec<_> = self.figures.iter().map(Figure::cells).collect();
-        table(&["figure", "against", "median", "min – max", "goal", "reached"], &rows)
-    }
+/// The findings of a part under its heading.
+pub struct Section {
+    pub heading: &'static str,
+    /// Units whose measurements are worth a look side by side.
+    pub charted: &'static [&'static str],
+    pub findings: Findings,
+}
 
-    pub fn measurements_table(&self) -> String {
-        let rows: Vec<_> = self.measurements.iter().map(Measurement::cells).collect();
-        table(&["measured", "median", "min – max"], &rows)
+pub fn figures_table(sections: &[Section]) -> String {
+    let rows = grouped_rows(sections, |findings| findings.figures.iter().map(Figure::cells).collect());
+    table(&["figure", "against", "median", "min – max", "goal", "reached"], &rows)
+}
+
+pub fn measurements_table(sections: &[Section]) -> String {
+    let rows =
+        grouped_rows(sections, |findings| findings.measurements.iter().map(Measurement::cells).collect());
+    table(&["measured", "median", "min – max"], &rows)
+}
+
+/// One table for all parts, so that its columns line up, with a row for each heading.
+fn grouped_rows(sections: &[Section], rows: fn(&Findings) -> Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for section in sections {
+        let rows = rows(&section.findings);
+        if !rows.is_empty() {
+            all.push(vec![format!("**{}**", section.heading)]);
+            all.extend(rows);
+        }
     }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn figure(median: f64, goal: Goal) -> Figure {
+        let measured = Spread { median, min: 0.1, max: 2.0 };
+        Figure { what: "rate", against: "peer", measured, unit: Unit::Times, goal }
+    }
+
     #[test]
     fn a_goal_is_held_against_the_median() {
-        let figure = |median, goal| Figure {
-            what: "rate",
-            against: "peer",
-            measured: Spread { median, min: 0.1, max: 2.0 },
-            unit: Unit::Times,
-            goal,
+        let verdict = |median, goal| figure(median, goal).verdict();
+        assert_eq!(verdict(0.25, Goal::AtMost(0.25)), Verdict::Reached);
+        assert_eq!(verdict(0.26, Goal::AtMost(0.25)), Verdict::Missed);
+        assert_eq!(verdict(0.85, Goal::AtLeast(0.85)), Verdict::Reached);
+        assert_eq!(verdict(0.84, Goal::AtLeast(0.85)), Verdict::Missed);
+        assert_eq!(verdict(f64::NAN, Goal::AtLeast(0.85)), Verdict::Missed);
+        assert_eq!(verdict(0.5, Goal::None), Verdict::Open);
+    }
+
+    #[test]
+    fn a_row_of_the_table_says_everything_about_a_figure() {
+        let cells = figure(0.2, Goal::AtMost(0.25)).cells();
+        assert_eq!(cells, ["rate", "peer", "0.20 ×", "0.10 – 2.00", "≤ 0.25 ×", "yes"]);
+    }
+
+    #[test]
+    fn parts_that_found_nothing_have_no_heading() {
+        let section = |heading, figures| {
+            let findings = Findings { figures, measurements: Vec::new() };
+            Section { heading, charted: &[], findings }
         };
-        let reached = |median, goal| figure(median, goal).cells().pop();
-        assert_eq!(reached(0.25, Goal::AtMost(0.25)).as_deref(), Some("yes"));
-        assert_eq!(reached(0.26, Goal::AtMost(0.25)).as_deref(), Some("no"));
-        assert_eq!(reached(0.85, Goal::AtLeast(0.85)).as_deref(), Some("yes"));
-        assert_eq!(reached(0.84, Goal::AtLeast(0.85)).as_deref(), Some("no"));
-        assert_eq!(reached(f64::NAN, Goal::AtLeast(0.85)).as_deref(), Some("no"));
-        assert_eq!(reached(0.5, Goal::None).as_deref(), Some(""));
+        let sections = [section("one", vec![figure(0.2, Goal::None)]), section("two", Vec::new())];
+        let table = figures_table(&sections);
+        assert!(table.contains("**one**") && !table.contains("**two**"), "{table}");
     }
 }

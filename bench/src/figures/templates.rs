@@ -70,7 +70,7 @@ drop table usage_mapper cascade;
 ";
 
 pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
-    let rows = effort.choose(100_000, 300_000);
+    let rows = effort.choose(30_000, 300_000);
     ground.db.run(SYNCS)?;
     let mut rounds = Vec::new();
     for number in 0..effort.rounds() {

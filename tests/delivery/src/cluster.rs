@@ -36,21 +36,11 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// The folder of a PostgreSQL's programs, if not the one that the variable names.
     pub programs: Option<PathBuf>,
-    /// A program and its arguments that are given the server to run. It must become the postmaster, with the
-    /// same process id.
-    pub wrapper: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            preload: true,
-            fsync: false,
-            settings: Vec::new(),
-            environment: Vec::new(),
-            programs: None,
-            wrapper: Vec::new(),
-        }
+        Self { preload: true, fsync: false, settings: Vec::new(), environment: Vec::new(), programs: None }
     }
 }
 
@@ -63,13 +53,6 @@ impl Options {
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((name, value.into()));
-        self
-    }
-
-    /// The server is run by this program, which is given these arguments before the server's own.
-    #[must_use]
-    pub fn run_by(mut self, program: &str, arguments: &[&str]) -> Self {
-        self.wrapper = [&[program], arguments].concat().into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -95,7 +78,6 @@ pub struct Cluster {
     programs: PathBuf,
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
-    wrapper: Vec<String>,
     postmaster: Mutex<Option<Child>>,
     /// Its end of file tells the guard that we are gone.
     guard: Mutex<Option<(Child, ChildStdin)>>,
@@ -128,7 +110,6 @@ impl Cluster {
             programs,
             folder,
             environment: options.environment.clone(),
-            wrapper: options.wrapper.clone(),
             postmaster: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
         }
@@ -187,12 +168,23 @@ impl Cluster {
 
     /// Starts the stopped (or never started) server on the same data and waits until it accepts connections.
     pub fn start_again(&self) {
+        self.start_as(self.server_program("postgres"));
+    }
+
+    /// The same, run by a program that becomes the postmaster: it is given these arguments, and then the server
+    /// and its own.
+    pub fn start_again_by(&self, program: &str, arguments: &[&str]) {
+        let mut command = self.as_server(program);
+        command.args(arguments).arg(self.programs.join("postgres"));
+        self.start_as(command);
+    }
+
+    fn start_as(&self, mut command: Command) {
         {
             let mut postmaster = lock(&self.postmaster);
             assert!(postmaster.is_none(), "the server is already running");
             let log = OpenOptions::new().create(true).append(true).open(self.log_file());
             let log = log.unwrap_or_else(|e| panic!("cannot open the server's log: {e}"));
-            let mut command = self.postgres();
             command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             // A group of its own: Ctrl-C is for the test run, which then takes the server down in order.
@@ -374,17 +366,6 @@ impl Cluster {
 
     fn log_file(&self) -> PathBuf {
         self.folder.join("log")
-    }
-
-    fn postgres(&self) -> Command {
-        match self.wrapper.split_first() {
-            None => self.server_program("postgres"),
-            Some((program, arguments)) => {
-                let mut command = self.as_server(program);
-                command.args(arguments).arg(self.programs.join("postgres"));
-                command
-            }
-        }
     }
 
     pub(crate) fn server_program(&self, name: &str) -> Command {

@@ -5,9 +5,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use delivery::cluster::{Cluster, Options};
+use delivery::cluster::{Cluster, Options, Stop};
 use delivery::wait::{PATIENCE, try_until};
 
 use crate::failure::{Doing, Failure, Outcome};
@@ -30,16 +29,17 @@ pub fn is_installed() -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Starts it, without what would come in between. Of what callgrind could tell, only totals are asked for.
-pub fn server() -> Arc<Cluster> {
+/// Settings without which something would come in between.
+pub fn options() -> Options {
+    Options::default().with("autovacuum", "off").with("checkpoint_timeout", "1h").with("jit", "off")
+}
+
+/// Has a running server counted from here on. Of what callgrind could tell, only totals are asked for.
+pub fn start_again(cluster: &Cluster) {
+    cluster.stop(Stop::Fast);
     let arguments =
         ["--tool=callgrind", "--separate-threads=yes", "--dump-line=no", "--vgdb=no", "--quiet", FILES];
-    let options = Options::default()
-        .with("autovacuum", "off")
-        .with("checkpoint_timeout", "1h")
-        .with("jit", "off")
-        .run_by(PROGRAM, &arguments);
-    Cluster::start(&options)
+    cluster.start_again_by(PROGRAM, &arguments);
 }
 
 /// What a process has counted, once it has ended.
