@@ -17,6 +17,7 @@ mod single;
 pub mod stand_in;
 mod syncs;
 mod templates;
+mod witness;
 mod writes;
 
 use std::fs;
