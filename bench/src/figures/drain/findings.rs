@@ -44,7 +44,7 @@ fn spread<'a>(
 }
 
 fn per_second(run: &Run) -> f64 {
-    run.events / run.arrived
+    run.events / run.answered
 }
 
 fn microseconds_per_event(seconds: f64, run: &Run) -> f64 {
