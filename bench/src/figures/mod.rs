@@ -24,6 +24,8 @@ mod site;
 pub mod stand_in;
 mod syncs;
 mod templates;
+mod turn;
+mod workload;
 mod writes;
 
 use std::fs;

@@ -6,17 +6,14 @@
 //! held, which measures capture, and with delivery going on, for which worker and stand-in take their share of
 //! the same processors. The processor time of the server is steadier than any rate.
 
-mod load;
-pub mod turn;
-
 use super::ground::{Contestant, Ground, rotated};
 use super::processor_time::Server;
 use super::report::{Figure, Findings, Goal, Measurement, Unit};
+use super::turn::{Compared, Turn, between};
+use super::workload::{Commits, Length, Load};
 use super::{Effort, processors};
 use crate::failure::{Failure, Outcome};
 use crate::spread::Spread;
-use load::{Commits, Length, Load};
-use turn::{Compared, Turn, between};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Runner {
@@ -41,7 +38,7 @@ pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     all.retain(|runner| *runner != PLAIN);
     all.push(Runner::Delivered);
 
-    let length = effort.choose(Length::Transactions(8_000), Length::OneSecond);
+    let length = effort.choose(Length::Transactions(12_000), Length::OneSecond);
     let usual = Load { writers: 2 * processors(), commits: Commits::Unwaited, length };
     found.extend(of_usual_load(&bench.rounds(usual, &all, effort.choose(3, 25))?));
 

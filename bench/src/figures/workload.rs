@@ -4,8 +4,8 @@ use std::fs;
 
 use delivery::cluster::Cluster;
 
-use super::super::ground::DATABASE;
-use super::super::processors;
+use super::ground::DATABASE;
+use super::processors;
 use crate::failure::{Doing, Outcome};
 use crate::pgbench;
 use crate::session::Session;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::super::counted_as_float;
-use super::super::processor_time::Server;
+use super::counted_as_float;
+use super::processor_time::Server;
 use crate::failure::Outcome;
 use crate::pgbench;
 
