@@ -64,6 +64,13 @@ impl Prepared<'_> {
         let done = self.client.execute(&self.statement, parameters);
         done.map(drop).map_err(|error| explain(&error, &self.sql))
     }
+
+    /// The only value of what it returns.
+    pub fn value<T: FromSqlOwned>(&mut self, parameters: &[&(dyn ToSql + Sync)]) -> Outcome<T> {
+        let row = self.client.query_one(&self.statement, parameters);
+        let row = row.map_err(|error| explain(&error, &self.sql))?;
+        row.try_get(0).doing(&format!("read what this returns: {}", head(&self.sql)))
+    }
 }
 
 fn explain(error: &postgres::Error, sql: &str) -> Failure {

@@ -29,9 +29,14 @@ impl Spread {
 
 /// The smallest value that at least `percent` of all values do not exceed; zero of none.
 pub fn percentile(values: &[f64], percent: u32) -> f64 {
+    quantile(values, percent * 10)
+}
+
+/// The same in thousandths.
+pub fn quantile(values: &[f64], per_mille: u32) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let rank = (sorted.len() * percent as usize).div_ceil(100).max(1);
+    let rank = (sorted.len() * per_mille as usize).div_ceil(1000).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
@@ -65,5 +70,8 @@ mod tests {
         assert_eq!(percentile(&hundred, 50), 50.0);
         assert_eq!(percentile(&[7.0], 99), 7.0);
         assert_eq!(percentile(&[], 50), 0.0);
+        let thousand: Vec<f64> = (1..=1000).map(f64::from).collect();
+        assert_eq!(quantile(&thousand, 999), 999.0);
+        assert_eq!(quantile(&hundred, 999), 100.0);
     }
 }

@@ -1,102 +1,123 @@
-//! How long a lone commit takes to reach Lago when nothing else happens.
+//! How long a commit takes to reach Lago: when nothing else happens, and while others write.
 //!
-//! From the return of COMMIT to the arrival of the request. Beside it, under the same conditions and in turn
-//! with it, a request by hand: there and back, with the answer read.
+//! From the return of COMMIT in the client to the arrival of the request. Beside it, under the same conditions and in
+//! turn with it, a request by hand: there and back, with the answer read.
 
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+mod idle;
+mod loaded;
 
-use fake_lago::FakeLago;
+use std::time::Instant;
 
 use super::Effort;
-use super::ground::{DATABASE, Ground};
+use super::ground::Ground;
 use super::raw::{self, Connection};
-use super::report::{Figure, Findings, Goal, Measurement, Unit};
-use super::stand_in::{self, API_KEY};
-use crate::failure::{Doing, Failure, Outcome};
-use crate::session::Session;
-use crate::spread::{Spread, milliseconds, percentile, signed_milliseconds};
+use super::report::{Findings, Measurement};
+use super::stand_in::API_KEY;
+use crate::failure::Outcome;
+use crate::spread::{milliseconds, quantile};
 
-/// Long enough for worker and server to come to rest.
-const REST: Duration = Duration::from_millis(25);
-const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
-const INSERT: &str = "insert into usage_ours (subscription, amount) values ('sub_1', 12.50)";
+/// Fewer samples than this have no thousandth worth showing.
+const FEWEST_FOR_A_THOUSANDTH: usize = 5_000;
 
 pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
-    let commits = effort.choose(200, 1000);
-    ground.clear()?;
-    // In this process, because only here one sees the moment at which a request arrived.
-    let lago = FakeLago::start(stand_in::config()).doing("start the stand-in for Lago")?;
-    move_to(ground, &lago.url())?;
-    ground.release()?;
-    let mut writer = Session::open(&ground.cluster, DATABASE)?;
-    let mut insert = writer.prepared(INSERT)?;
-    let mut by_hand = Connection::open(lago.addr())?;
-    let (mut ours, mut raw) = (Vec::new(), Vec::new());
-    // The first ones open connections and fill caches.
-    for number in 0..commits + WARM_UP {
-        thread::sleep(REST);
-        let before = lago.request_count();
-        insert.execute(&[])?;
-        let committed_at = SystemTime::now();
-        let arrived = lago.wait_for("a lone commit", ARRIVES_WITHIN, |lago| lago.request_count() > before);
-        arrived.map_err(Failure::new)?;
-        let request = lago.requests_after(before).into_iter().next();
-        let request = request.ok_or_else(|| Failure::new("the stand-in has forgotten a request"))?;
+    let mut findings = idle::measure(ground, effort)?;
+    for load in loaded::LOADS {
+        findings.extend(loaded::measure(ground, effort, load)?);
+    }
+    Ok(findings)
+}
 
-        thread::sleep(REST);
-        let start = Instant::now();
-        by_hand.exchange(&one_event(number))?;
-        let round_trip = milliseconds(start.elapsed());
-        if number >= WARM_UP {
-            ours.push(signed_milliseconds(committed_at, request.at));
-            raw.push(round_trip);
+/// In milliseconds, of commits and of requests that took turns with them.
+#[derive(Default)]
+struct Samples {
+    commits: Vec<f64>,
+    round_trips: Vec<f64>,
+}
+
+impl Samples {
+    /// What a commit takes beyond a request. Arrival is one way and the round trip two: it may be below zero.
+    fn beyond(&self, part: Part) -> f64 {
+        quantile(&self.commits, part.per_mille()) - quantile(&self.round_trips, part.per_mille())
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let shown = |part: &Part| *part != Part::P999 || self.commits.len() >= FEWEST_FOR_A_THOUSANDTH;
+        [Part::P50, Part::P99, Part::P999].into_iter().filter(shown).collect()
+    }
+
+    fn measurements(&self, when: &str) -> Vec<Measurement> {
+        let of = |what: &str, values: &[f64], part: Part| {
+            let what = format!("{when}, {what}, {}", part.name());
+            Measurement::new(what, [quantile(values, part.per_mille())], "ms")
+        };
+        let commits = self.parts().into_iter().map(|part| of("COMMIT to arrival", &self.commits, part));
+        let round_trips =
+            self.parts().into_iter().map(|part| of("a request's round trip", &self.round_trips, part));
+        commits.chain(round_trips).collect()
+    }
+}
+
+/// The part of all samples that is not above the value shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    P50,
+    P99,
+    P999,
+}
+
+impl Part {
+    fn per_mille(self) -> u32 {
+        match self {
+            Self::P50 => 500,
+            Self::P99 => 990,
+            Self::P999 => 999,
         }
     }
-    ground.db.run("select lago_push.flush()")?;
-    ground.hold()?;
-    let url = ground.lago.url();
-    move_to(ground, &url)?;
-    ground.clear()?;
-    Ok(findings(&ours, &raw))
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::P999 => "p99.9",
+        }
+    }
 }
 
-const WARM_UP: usize = 10;
-
-fn move_to(ground: &mut Ground, url: &str) -> Outcome<()> {
-    ground.db.run(&format!("select lago_push.alter_destination('lago', url => '{url}')"))
+/// The request by hand, with an event of its own each time.
+struct ByHand {
+    connection: Connection,
+    sent: usize,
 }
 
-fn one_event(number: usize) -> Vec<u8> {
-    let body = format!(
-        "{{\"events\":[{{\"transaction_id\":\"by-hand-{number}\",\"external_subscription_id\":\"sub_1\",\
-         \"code\":\"usage\",\"timestamp\":1767225600.123456,\"properties\":{{\"amount\":\"12.50\"}}}}]}}"
-    );
-    raw::request("POST", "/api/v1/events/batch", API_KEY, &body)
+impl ByHand {
+    fn new(connection: Connection) -> Self {
+        Self { connection, sent: 0 }
+    }
+
+    /// Milliseconds, there and back.
+    fn round_trip(&mut self) -> Outcome<f64> {
+        self.sent += 1;
+        let body = format!(
+            "{{\"events\":[{{\"transaction_id\":\"by-hand-{}\",\"external_subscription_id\":\"sub_1\",\
+             \"code\":\"usage\",\"timestamp\":1767225600.123456,\"properties\":{{\"amount\":\"12.50\"}}}}]}}",
+            self.sent
+        );
+        let request = raw::request("POST", "/api/v1/events/batch", API_KEY, &body);
+        let start = Instant::now();
+        self.connection.exchange(&request)?;
+        Ok(milliseconds(start.elapsed()))
+    }
 }
 
-fn findings(ours: &[f64], raw: &[f64]) -> Findings {
-    let figure = |what, percent, goal| Figure {
-        what,
-        against: "the request's own round trip",
-        // One value: percentiles of all commits, not of rounds.
-        measured: Spread::of([percentile(ours, percent) - percentile(raw, percent)]),
-        unit: Unit::Milliseconds,
-        goal: Goal::AtMost(goal),
-    };
-    let at = |what: &str, values: &[f64], percent| {
-        Measurement::new(format!("lone commit, {what}, p{percent}"), [percentile(values, percent)], "ms")
-    };
-    Findings {
-        figures: vec![
-            figure("lone commit to arrival, beyond it, p50", 50, 2.0),
-            figure("lone commit to arrival, beyond it, p99", 99, 10.0),
-        ],
-        measurements: vec![
-            at("COMMIT to arrival", ours, 50),
-            at("COMMIT to arrival", ours, 99),
-            at("a request's round trip", raw, 50),
-            at("a request's round trip", raw, 99),
-        ],
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousandth_is_shown_of_many_samples_only() {
+        let samples = |count: usize| Samples { commits: vec![2.0; count], round_trips: vec![0.5; count] };
+        assert_eq!(samples(4_999).parts(), [Part::P50, Part::P99]);
+        assert_eq!(samples(5_000).parts(), [Part::P50, Part::P99, Part::P999]);
+        assert_eq!(samples(10).beyond(Part::P99), 1.5);
     }
 }

@@ -25,6 +25,7 @@ pub mod stand_in;
 mod syncs;
 mod templates;
 mod turn;
+mod witness;
 mod workload;
 mod writes;
 

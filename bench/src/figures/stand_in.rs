@@ -61,6 +61,16 @@ impl StandIn {
         self.address
     }
 
+    /// Its process, for asking the kernel what it costs.
+    pub fn process(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Where it is, for clients that know the path of the API themselves.
+    pub fn origin(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}/api/v1", self.address)
     }
