@@ -60,16 +60,16 @@ struct Found {
 
 pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     let plan = effort.choose(
-        Plan { databases: 5, rows: 10, backlog: 40_000, rounds: 3, idle: Duration::from_secs(1) },
+        Plan { databases: 5, rows: 6, backlog: 20_000, rounds: 3, idle: Duration::from_secs(1) },
         Plan { databases: 20, rows: 50, backlog: 400_000, rounds: 7, idle: Duration::from_secs(20) },
     );
-    ground.clear()?;
+    ground.rest()?;
     // In this process, because only here one sees the moment at which a request arrived.
     let lago = FakeLago::start(stand_in::config()).doing("start the stand-in for Lago")?;
-    let mut crowd = Crowd::prepare(&ground.cluster, plan.databases, &lago.url())?;
-    crowd.fall_asleep(&mut ground.db)?;
+    let mut crowd = Crowd::prepare(plan.databases, &lago.url())?;
+    crowd.fall_asleep()?;
     let asleep = in_turn(&mut crowd, &lago, 1)?;
-    crowd.stay_awake(&mut ground.db)?;
+    crowd.stay_awake()?;
     // Once to connect the workers, whose connections to Lago are then open as well.
     at_once(&mut crowd, &lago, 2)?;
     let in_turn = in_turn(&mut crowd, &lago, plan.rows)?;
@@ -91,7 +91,6 @@ pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     }
     let megabytes_after_work = crowd.megabytes()?;
     let idle_share = idle_share(&crowd, plan.idle)?;
-    crowd.remove(&mut ground.db)?;
     ground.lago.forget()?;
     let databases = plan.databases;
     let found = Found {
@@ -140,7 +139,10 @@ fn findings(found: &Found) -> Findings {
             arrival("all at once", &found.at_once, 99),
             memory("memory of all workers, after a few rows", found.megabytes_at_rest),
             memory("memory of all workers, after a backlog", found.megabytes_after_work),
-            memory("  of each", found.megabytes_after_work / counted_as_float(databases)),
+            memory(
+                "memory of each of them, after a backlog",
+                found.megabytes_after_work / counted_as_float(databases),
+            ),
             measurement(
                 "backlog spread over all",
                 found.rounds.iter().map(|round| round.all).collect(),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use delivery::cluster::Cluster;
+use delivery::cluster::{Cluster, Options};
 use delivery::scene::insert_rows;
 
 use super::ground::{self, CONNECTIONS};
@@ -15,6 +15,15 @@ use crate::failure::{Failure, Outcome};
 use crate::session::Session;
 
 const TABLE: &str = "usage";
+
+/// A server for sites alone, which is thrown away with them.
+pub fn server() -> Options {
+    Options::durable()
+        .with("shared_buffers", "512MB")
+        .with("max_wal_size", "4GB")
+        .with("autovacuum", "on")
+        .with("jit", "off")
+}
 
 pub struct Site {
     pub name: String,

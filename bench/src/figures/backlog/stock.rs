@@ -47,7 +47,8 @@ impl Stock {
         if waiting != kept {
             return Err(Failure::new(format!("{kept} messages should wait, and {waiting} do")));
         }
-        self.site.db.run("vacuum lago_push.message")
+        self.site.db.run("vacuum lago_push.message")?;
+        self.site.db.run("checkpoint")
     }
 
     /// Captures rows until so many messages wait.
@@ -67,7 +68,6 @@ impl Stock {
     /// Delivers so many from the front while the rest waits, and gives the events a second.
     pub fn deliver(&mut self, lago: &mut StandIn, events: u64) -> Outcome<f64> {
         self.fill(self.kept + events)?;
-        self.site.db.run("checkpoint")?;
         self.site.rest()?;
         lago.forget()?;
         let before = self.site.delivered()?;

@@ -1,6 +1,5 @@
 //! Many sites on one server.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use delivery::cluster::Cluster;
 use crate::failure::{Failure, Outcome};
 use crate::figures::counted_as_float;
 use crate::figures::process;
-use crate::figures::site::Site;
+use crate::figures::site::{self, Site};
 use crate::figures::stand_in::StandIn;
 use crate::session::Session;
 
@@ -18,26 +17,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 pub struct Crowd {
     pub sites: Vec<Site>,
+    operator: Session,
 }
 
 impl Crowd {
-    /// So many databases, each delivering what it gets.
-    pub fn prepare(cluster: &Arc<Cluster>, databases: usize, url: &str) -> Outcome<Self> {
-        let sites = (1..=databases).map(|number| Site::prepare(cluster, &format!("{PREFIX}{number}"), url));
+    /// A server with so many databases, each delivering what it gets.
+    pub fn prepare(databases: usize, url: &str) -> Outcome<Self> {
+        let cluster = Cluster::start(&site::server());
+        let sites = (1..=databases).map(|number| Site::prepare(&cluster, &format!("{PREFIX}{number}"), url));
         let mut sites = sites.collect::<Outcome<Vec<_>>>()?;
         sites.iter_mut().try_for_each(Site::release)?;
-        Ok(Self { sites })
+        Ok(Self { sites, operator: Session::open(&cluster, "postgres")? })
     }
 
     /// Lets workers leave at once when they have nothing to do, and waits until all have.
-    pub fn fall_asleep(&self, db: &mut Session) -> Outcome<()> {
-        db.run("alter system set lago_push.idle_timeout = 0")?;
-        db.run("select pg_reload_conf()")?;
+    pub fn fall_asleep(&mut self) -> Outcome<()> {
+        self.operator.run("alter system set lago_push.idle_timeout = 0")?;
+        self.operator.run("select pg_reload_conf()")?;
         let awake = format!(
             "select count(*) from pg_stat_activity where datname like '{PREFIX}%' and backend_type = 'lago_push worker'"
         );
         let give_up_at = Instant::now() + WITHIN;
-        while db.value::<i64>(&awake)? > 0 {
+        while self.operator.value::<i64>(&awake)? > 0 {
             if Instant::now() >= give_up_at {
                 return Err(Failure::new("workers without work do not leave"));
             }
@@ -47,9 +48,9 @@ impl Crowd {
     }
 
     /// Lets workers stay again.
-    pub fn stay_awake(&self, db: &mut Session) -> Outcome<()> {
-        db.run("alter system reset lago_push.idle_timeout")?;
-        db.run("select pg_reload_conf()")
+    pub fn stay_awake(&mut self) -> Outcome<()> {
+        self.operator.run("alter system reset lago_push.idle_timeout")?;
+        self.operator.run("select pg_reload_conf()")
     }
 
     pub fn rest(&mut self) -> Outcome<()> {
@@ -68,7 +69,6 @@ impl Crowd {
             site.hold()?;
             site.insert(backlog / databases)?;
         }
-        sites[0].db.run("checkpoint")?;
         sites.iter_mut().try_for_each(Site::rest)?;
         let start = Instant::now();
         sites.iter_mut().try_for_each(Site::release)?;
@@ -101,13 +101,6 @@ impl Crowd {
             site.worker().ok_or_else(|| Failure::new(format!("database {} has no worker", site.name)))
         };
         self.sites.iter().map(worker).collect()
-    }
-
-    /// Removes the databases, when their workers have left.
-    pub fn remove(self, db: &mut Session) -> Outcome<()> {
-        self.fall_asleep(db)?;
-        self.stay_awake(db)?;
-        self.sites.into_iter().try_for_each(Site::remove)
     }
 }
 

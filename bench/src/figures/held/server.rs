@@ -1,6 +1,7 @@
 //! A server of its own with one site on it and a stand-in of its own.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use delivery::cluster::{Cluster, Options};
 use super::Both;
 use crate::failure::{Doing, Failure, Outcome};
 use crate::figures::counted_as_float;
-use crate::figures::site::{INSERT_ONE, Site};
+use crate::figures::site::{self, INSERT_ONE, Site};
 use crate::figures::stand_in::StandIn;
 use crate::pgbench::Running;
 use crate::session::Session;
@@ -42,14 +43,15 @@ impl Server {
     pub fn start_both(held: Duration) -> Outcome<Both<Self>> {
         // In half an hour autovacuum comes round thirty times, and in a shorter time as often, if it can.
         let naptime = (held.as_secs() / 30).clamp(1, 60);
-        let options = Options::durable()
-            .with("shared_buffers", "512MB")
-            .with("max_wal_size", "4GB")
+        let options = site::server()
             .with("synchronous_commit", "off")
-            .with("autovacuum", "on")
-            .with("autovacuum_naptime", format!("{naptime}s"))
-            .with("jit", "off");
-        Ok(Both { clean: Self::start(&options)?, held: Self::start(&options)? })
+            .with("autovacuum_naptime", format!("{naptime}s"));
+        thread::scope(|scope| {
+            let clean = scope.spawn(|| Self::start(&options));
+            let held = Self::start(&options)?;
+            let clean = clean.join().map_err(|_| Failure::new("a server does not start"))??;
+            Ok(Both { clean, held })
+        })
     }
 
     fn start(options: &Options) -> Outcome<Self> {
@@ -107,7 +109,6 @@ impl Server {
     pub fn drain(&mut self, backlog: usize) -> Outcome<f64> {
         self.site.hold()?;
         self.site.insert(backlog)?;
-        self.site.db.run("checkpoint")?;
         self.site.rest()?;
         let start = Instant::now();
         self.site.release()?;
@@ -133,7 +134,7 @@ impl Server {
     }
 }
 
-fn script(cluster: &Cluster) -> std::path::PathBuf {
+fn script(cluster: &Cluster) -> PathBuf {
     cluster.folder().join("one-insert.sql")
 }
 
