@@ -82,13 +82,8 @@ impl Figure {
         self.unit.show(self.measured.median)
     }
 
-    /// Empty where there is one value only.
     pub fn spread(&self) -> String {
-        let Spread { min, max, .. } = self.measured;
-        if min == max {
-            return String::new();
-        }
-        format!("{} – {}", self.unit.number(min), self.unit.number(max))
+        range(self.measured, |value| self.unit.number(value))
     }
 
     /// Empty where there is none.
@@ -111,6 +106,12 @@ impl Figure {
     }
 }
 
+/// Empty where both extremes read the same.
+fn range(spread: Spread, show: impl Fn(f64) -> String) -> String {
+    let (min, max) = (show(spread.min), show(spread.max));
+    if min == max { String::new() } else { format!("{min} – {max}") }
+}
+
 /// A number as it was measured, in its own unit: good for comparing within one run, and for nothing else.
 pub struct Measurement {
     pub what: String,
@@ -128,9 +129,7 @@ impl Measurement {
     }
 
     fn cells(&self) -> Vec<String> {
-        let Spread { min, max, .. } = self.measured;
-        let spread =
-            if min == max { String::new() } else { format!("{} – {}", self.number(min), self.number(max)) };
+        let spread = range(self.measured, |value| self.number(value));
         vec![self.what.clone(), self.median(), spread]
     }
 
@@ -209,6 +208,12 @@ mod tests {
     fn a_row_of_the_table_says_everything_about_a_figure() {
         let cells = figure(0.2, Goal::AtMost(0.25)).cells();
         assert_eq!(cells, ["rate", "peer", "0.20 ×", "0.10 – 2.00", "≤ 0.25 ×", "yes"]);
+    }
+
+    #[test]
+    fn extremes_that_read_the_same_are_not_shown() {
+        let bytes = Measurement::new("a row", [157.9, 158.1], "bytes");
+        assert_eq!(bytes.cells(), ["a row", "158 bytes", ""]);
     }
 
     #[test]
