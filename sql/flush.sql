@@ -12,7 +12,7 @@ declare
     deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
     only_sync integer;
     up_to bigint;
-    from_id bigint := 0;
+    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
     pause double precision := 0.001;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
@@ -30,7 +30,8 @@ begin
     if _flush.sync is not null then
         select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
     end if;
-    select max(m.id) into up_to from lago_push.message m where only_sync is null or m.sync_id = only_sync;
+    select max(m.id) into up_to from lago_push.message m
+     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
     loop
         select m.id into from_id from lago_push.message m
          where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)

@@ -265,6 +265,13 @@ pub fn show(activity: &str) {
     }
 }
 
+/// Hands this process's table statistics over, at most once a second, as every session does between two
+/// statements: one that is never at rest would else leave autovacuum without a word of what it deletes.
+pub fn report_statistics() {
+    // SAFETY: outside any transaction.
+    unsafe { pg_sys::pgstat_report_stat(false) };
+}
+
 /// Shows this process as idle, and hands its table statistics over, so that autovacuum sees its work.
 pub fn show_idle() {
     // SAFETY: outside any transaction.

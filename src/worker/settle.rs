@@ -47,6 +47,7 @@ impl Worker {
         settlement.start = self.new_start();
         let (start, left) = (settlement.start, settlement.left_by_sync());
         let keeping = xact::in_transaction(|| outbox::settle(&self.statements, settlement))?;
+        process::report_statistics();
         self.start = start.unwrap_or(self.start);
         left.into_iter().for_each(|(sync, messages)| self.caps.left(sync, messages));
         if keeping == Keeping::TooLong {
