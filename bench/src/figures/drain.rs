@@ -226,7 +226,7 @@ fn poll(ground: &mut Ground, poller: &mut Poller, payloads: &[String], distance:
 fn poller_backlog(certificates: Certificates, effort: Effort) -> usize {
     match certificates {
         Certificates::Folder => effort.choose(6_400, 32_000),
-        Certificates::Bundle => effort.choose(3_200, 16_000),
+        Certificates::Bundle => effort.choose(3_200, 8_000),
     }
 }
 

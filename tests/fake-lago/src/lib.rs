@@ -7,6 +7,7 @@
 
 mod admin;
 mod app;
+mod arrivals;
 mod bill;
 mod body;
 mod catalog;
@@ -35,7 +36,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use bill::{Bill, BillLine, BilledTwice, NeverBilled, Reason};
 pub use catalog::{Aggregation, Metric, Subscription};
@@ -216,6 +217,16 @@ impl FakeLago {
     pub fn stored(&self) -> Vec<StoredEvent> {
         let events = lock(&self.app.state).events();
         events.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Remembers when the events of this subscription arrive, also if events are not kept.
+    pub fn watch_arrivals(&self, subscription: &str) {
+        lock(&self.app.state).arrivals.watch(subscription);
+    }
+
+    /// Transaction ids of the watched subscription, each with when it arrived, in the order of acceptance.
+    pub fn arrivals(&self) -> Vec<(String, SystemTime)> {
+        lock(&self.app.state).arrivals.seen().to_vec()
     }
 
     /// How many events were accepted, copies included.

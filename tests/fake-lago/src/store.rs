@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
+use crate::arrivals::Arrivals;
 use crate::catalog::Metric;
 use crate::config::Store;
 use crate::event::Event;
@@ -210,6 +211,7 @@ pub struct State {
     /// Without bodies: first copies counted per subscription and code.
     counted: BTreeMap<String, BTreeMap<String, u64>>,
     log: VecDeque<RequestLog>,
+    pub arrivals: Arrivals,
     pub objects: Objects,
     pub journal: Journal,
 }
@@ -268,6 +270,7 @@ impl State {
         self.counters.first_stored.get_or_insert(arrival.at);
         self.counters.last_stored = Some(arrival.at);
         let event = row.event;
+        self.arrivals.saw(&event, arrival.at);
         if keep == Keep::Counters {
             if uniqueness == Uniqueness::First {
                 self.count(&event);
@@ -402,7 +405,8 @@ impl State {
         let mut journal = std::mem::take(&mut self.journal);
         journal.tell(|| Effect::Reset);
         let (generation, version) = (self.generation, self.version + 1);
-        *self = State { generation, version, objects, journal, ..State::default() };
+        let arrivals = self.arrivals.begin_anew();
+        *self = State { generation, version, objects, journal, arrivals, ..State::default() };
     }
 
     /// Puts what has happened since the last call into the file, if there is one.

@@ -38,7 +38,7 @@ const CLIENTS: &str = "8";
 /// Between two samples, which are of a commit and a request in turn. Not always the same, or the samples might keep
 /// step with something that happens regularly.
 const PAUSES: [Duration; 3] =
-    [Duration::from_micros(700), Duration::from_micros(1_900), Duration::from_micros(3_100)];
+    [Duration::from_micros(200), Duration::from_micros(500), Duration::from_micros(900)];
 const ALL_ARRIVE_WITHIN: Duration = Duration::from_secs(60);
 
 const MARK: &str = "marked";
@@ -73,9 +73,9 @@ impl Load {
 
 pub fn measure(ground: &mut Ground, effort: Effort, load: Load) -> Outcome<Findings> {
     ground.clear()?;
-    let seconds = effort.choose("3", "30");
+    let seconds = effort.choose("3", "40");
     let (samples, offered) =
-        with_witness(ground, Memory::Events, |ground, lago| take(ground, lago, seconds, load))?;
+        with_witness(ground, Memory::Counters, |ground, lago| take(ground, lago, seconds, load))?;
     let figure = |part: &Part| Figure {
         what: load.title(*part),
         against: "the request's own round trip",
@@ -92,6 +92,7 @@ pub fn measure(ground: &mut Ground, effort: Effort, load: Load) -> Outcome<Findi
 
 /// Also what pgbench got to commit, in transactions a second.
 fn take(ground: &mut Ground, lago: &FakeLago, seconds: &str, load: Load) -> Outcome<(Samples, f64)> {
+    lago.watch_arrivals(MARK);
     ground.release()?;
     let mut marker = Session::open(&ground.cluster, DATABASE)?;
     let mut insert = marker.prepared(INSERT)?;
@@ -138,10 +139,7 @@ fn start_pgbench(ground: &Ground, seconds: &str, load: Load) -> Outcome<Running>
 
 /// From the commit of each marked row to the arrival of its event.
 fn times(lago: &FakeLago, committed: &[(i64, SystemTime)]) -> Outcome<Vec<f64>> {
-    let marked =
-        lago.stored().into_iter().filter(|event| event.external_subscription_id.as_deref() == Some(MARK));
-    let arrived: HashMap<String, SystemTime> =
-        marked.map(|event| (event.transaction_id, event.received_at)).collect();
+    let arrived: HashMap<String, SystemTime> = lago.arrivals().into_iter().collect();
     let time = |(id, at): &(i64, SystemTime)| {
         let arrived = arrived.get(&format!("usage-{id}"));
         let arrived = arrived.ok_or_else(|| Failure::new(format!("the marked row {id} has not arrived")))?;
