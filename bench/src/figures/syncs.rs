@@ -155,12 +155,12 @@ fn of_bulks(rounds: &[Round]) -> Findings {
     Findings {
         figures: vec![
             figure(
-                "time capture adds to a row, over 100 tables with a sync each",
+                "time capture adds to a row, 100 tables and syncs",
                 "one table with one sync",
                 ratios(Spread::ManyTables),
             ),
             figure(
-                "time capture adds to a row, 100 syncs on its table, one of them for it",
+                "  100 syncs with filters on one table",
                 "one table with one sync",
                 ratios(Spread::Filters),
             ),
@@ -184,7 +184,7 @@ fn of_singles(turns: &[Compared]) -> Findings {
     };
     Findings {
         figures: vec![figure(
-            "single-row transactions a second, over 100 tables with a sync each",
+            "single-row transactions a second, 100 tables and syncs",
             "no trigger",
             turns.iter().map(Compared::rate),
         )],

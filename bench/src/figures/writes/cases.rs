@@ -62,7 +62,7 @@ pub fn all() -> [Case; 6] {
     [
         Case {
             name: "update",
-            figure: "time capture adds to an updated row",
+            figure: "time capture adds to an update",
             rows: 100_000,
             write: Write::Update { set: "amount = amount + 1" },
             made: USAGE.to_owned(),
@@ -81,7 +81,7 @@ pub fn all() -> [Case; 6] {
         },
         Case {
             name: "delete",
-            figure: "time capture adds to a deleted row",
+            figure: "  to a delete",
             rows: 100_000,
             write: Write::Delete,
             made: USAGE.to_owned(),
@@ -100,7 +100,7 @@ pub fn all() -> [Case; 6] {
         },
         Case {
             name: "50 columns, five named",
-            figure: "time capture adds to an inserted row of 50 columns, five of them named",
+            figure: "  to an insert of 50 columns, five named",
             rows: 50_000,
             write: Write::Insert,
             made: wide(),
@@ -119,7 +119,7 @@ pub fn all() -> [Case; 6] {
         },
         Case {
             name: "50 columns, two named",
-            figure: "time capture adds to an inserted row of 50 columns, two of them named",
+            figure: "  to an insert of 50 columns, two named",
             rows: 50_000,
             write: Write::Insert,
             made: wide(),
@@ -135,7 +135,7 @@ pub fn all() -> [Case; 6] {
         },
         Case {
             name: "8 kB of jsonb, one path",
-            figure: "time capture adds to an inserted row with 8 kB of jsonb, one path of it taken",
+            figure: "  to an insert with 8 kB of jsonb, one path taken",
             rows: 10_000,
             write: Write::Insert,
             made: with_document(),
@@ -154,7 +154,7 @@ pub fn all() -> [Case; 6] {
         },
         Case {
             name: "8 kB of jsonb, whole",
-            figure: "time capture adds to an inserted row with 8 kB of jsonb, the whole of it taken",
+            figure: "  to an insert with 8 kB of jsonb, all of it taken",
             rows: 10_000,
             write: Write::Insert,
             made: with_document(),
@@ -190,7 +190,7 @@ fn with_document() -> String {
     format!(
         "{USAGE}, jsonb_build_object('region', 'eu-' || n % 5) || (
              select jsonb_object_agg('step_' || k, 'job ' || n * k || ' on host ' || md5((n % 50 * k)::text))
-             from generate_series(1, 110) k) as document"
+             from generate_series(1, 122) k) as document"
     )
 }
 
