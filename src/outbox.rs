@@ -16,6 +16,7 @@ use crate::pg::index::{self, Direction, Keys, Path, Row};
 use crate::pg::insert::{Value, insert};
 use crate::pg::{encoding, process, xact};
 use crate::shared::caps::Counted;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
@@ -270,7 +271,8 @@ pub struct Statements {
 
 /// What came with version 0.2.0 of the tables.
 struct Newer {
-    pace: OwnedPreparedStatement,
+    /// As the one without it, and notes the pace.
+    health: OwnedPreparedStatement,
     move_start: OwnedPreparedStatement,
     start: OwnedPreparedStatement,
 }
@@ -391,11 +393,17 @@ impl Statements {
                 )?,
                 newer: if heap::find(c"outbox_start", schema()).is_some() {
                     Some(Newer {
-                        pace: plan(
+                        health: plan(
                             "update lago_push.destination_health h
-                                set messages_per_second = $2, paced_at = clock_timestamp()
+                                set requests = h.requests + $2, failures = h.failures + $3,
+                                    next_attempt_at = clock_timestamp() + $4 * interval '1 s',
+                                    last_status = coalesce($5, h.last_status),
+                                    last_error = coalesce($6, h.last_error),
+                                    last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end,
+                                    messages_per_second = coalesce($7, h.messages_per_second),
+                                    paced_at = case when $7 is null then h.paced_at else clock_timestamp() end
                               where h.destination_id = $1",
-                            &[INT4OID, FLOAT8OID],
+                            &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID, FLOAT8OID],
                         )?,
                         move_start: plan(
                             "with moved as (update lago_push.outbox_start o set id = $1 returning o.id)
@@ -626,6 +634,16 @@ impl Settlement {
         accounts.map(|(sync, account)| (*sync, account.left)).collect()
     }
 
+    /// Whether all it says is that messages were delivered.
+    pub fn is_plain(&self) -> bool {
+        self.dead.is_empty()
+            && self.retries.is_empty()
+            && self.forgotten_retries.is_empty()
+            && self.holds.is_empty()
+            && self.replies.is_empty()
+            && self.health.values().all(|health| health.failures == 0)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.retries.is_empty() && self.accounts.is_empty() && self.health.is_empty()
     }
@@ -716,8 +734,6 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
         settlement.accounts.entry(sync).or_default().last_error = Some(reason);
     }
     let int4 = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
-    let paces: Vec<(i32, f64)> =
-        settlement.health.iter().filter_map(|(id, health)| Some((*id, health.pace?))).collect();
     Spi::connect_mut(|client| {
         for dead in settlement.dead {
             let status = dead.reply_status.map(i32::from);
@@ -767,26 +783,25 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
         }
         for (destination, health) in settlement.health {
             let pause = health.pause.map(|pause| pause.as_secs_f64());
-            client.update(
-                &statements.health,
-                None,
-                &[
-                    destination.into(),
-                    health.requests.into(),
-                    health.failures.into(),
-                    pause.into(),
-                    health.last_status.map(i32::from).into(),
-                    health.last_error.map(|error| encoding::storable(&error)).into(),
-                ],
-            )?;
+            let mut values: Vec<DatumWithOid<'_>> = vec![
+                destination.into(),
+                health.requests.into(),
+                health.failures.into(),
+                pause.into(),
+                health.last_status.map(i32::from).into(),
+                health.last_error.map(|error| encoding::storable(&error)).into(),
+            ];
+            let statement = match &statements.newer {
+                Some(newer) => {
+                    values.push(health.pace.into());
+                    &newer.health
+                }
+                None => &statements.health,
+            };
+            client.update(statement, None, &values)?;
         }
-        if let Some(newer) = &statements.newer {
-            for (destination, pace) in paces {
-                client.update(&newer.pace, None, &[destination.into(), pace.into()])?;
-            }
-            if let Some(start) = settlement.start {
-                client.update(&newer.move_start, None, &[start.into()])?;
-            }
+        if let (Some(newer), Some(start)) = (&statements.newer, settlement.start) {
+            client.update(&newer.move_start, None, &[start.into()])?;
         }
         for (destination, why) in settlement.holds {
             client.update(&statements.hold, None, &[destination.into(), encoding::storable(&why).into()])?;

@@ -25,7 +25,7 @@ use crate::endpoint::Repeat;
 use crate::guard::Guard;
 use crate::lane::{Lane, Next, Pressure};
 use crate::message::Message;
-use crate::outbox::{self, Statements};
+use crate::outbox::{self, Settlement, Statements};
 use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{compat, xact};
 use crate::request::Shape;
@@ -141,6 +141,9 @@ struct Worker {
     more: bool,
     /// When the outbox was last read.
     looked_at: Option<Instant>,
+    /// What follows from replies and is not written down yet.
+    settlement: Settlement,
+    unsettled_since: Option<Instant>,
     /// Ids held in any lane.
     known: FxHashSet<i64>,
     /// Ids the cursor passed because their sync is paused, or not known yet.
@@ -192,6 +195,8 @@ impl Worker {
             cursor: Cursor::default(),
             more: true,
             looked_at: None,
+            settlement: Settlement::default(),
+            unsettled_since: None,
             known: FxHashSet::default(),
             paused: BTreeMap::new(),
             strangers: BTreeMap::new(),
@@ -235,7 +240,12 @@ impl Worker {
             if self.slot.keep_out_microseconds() > 0 {
                 return Ok(Outbox::Here);
             }
-            self.settle_done()?;
+            self.take_in();
+            // First of all, connections that have become free get something to do.
+            let mut due = self.dispatch()?;
+            if self.settles_at().is_none_or(|settles_at| settles_at <= Instant::now()) {
+                self.settle()?;
+            }
             self.come_to_now();
             self.expire_replies();
             // While it is left set, commits set no latch: neither when nothing can be delivered, nor
@@ -246,14 +256,16 @@ impl Worker {
                 news |= self.slot.take_wanted();
             }
             if is_backed && (news || self.wants_to_read()) || self.slot.is_redefined() {
+                // What has been delivered must not be found again.
+                self.settle()?;
                 self.set_busy(Activity::Reading);
                 if self.read(if news { News::Yes } else { News::No })? == Outbox::Gone {
                     return Ok(Outbox::Gone);
                 }
                 news = false;
                 self.looked_at = Some(Instant::now());
+                due = self.dispatch()?;
             }
-            let due = self.dispatch()?;
             // A flag left set would not be seen again: nobody sets the latch for it.
             let may_read = self.wants_to_read()
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none();
@@ -274,8 +286,12 @@ impl Worker {
             first_round = false;
             let now = Instant::now();
             let look_at = self.next_look().filter(|_| self.slot.is_wanted());
-            let until_work =
-                due.into_iter().chain(look_at).min().map(|due| due.saturating_duration_since(now));
+            let until_work = due
+                .into_iter()
+                .chain(look_at)
+                .chain(self.settles_at())
+                .min()
+                .map(|due| due.saturating_duration_since(now));
             let until_leave = settings::idle_timeout();
             let until_leave = (at_rest && until_work.is_none()).then_some(until_leave);
             let timeout = [until_work, until_leave, self.until_tick()].into_iter().flatten().min();
@@ -330,7 +346,8 @@ impl Worker {
         };
         let deadline = Instant::now() + patience;
         loop {
-            self.settle_done()?;
+            self.take_in();
+            self.settle()?;
             let left = deadline.saturating_duration_since(Instant::now());
             if self.in_flight() == 0 || left.is_zero() {
                 return Ok(());

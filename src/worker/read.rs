@@ -26,7 +26,7 @@ use std::time::Instant;
 const PAGE: usize = 500;
 /// Pages read before what was found is sent: rows that wait for their tick are only passed over, and
 /// a long row of them must not hold up what follows.
-const PAGES_AT_A_TIME: usize = 20;
+const PAGES_AT_A_TIME: usize = 4;
 
 /// Why a call that was begun and not settled is not made again.
 const LOST: &str = "the outcome is unknown: the worker ended while the call was under way; a second call might do it twice, so look it up in Lago before sending it again";
@@ -193,6 +193,10 @@ impl Worker {
 
     /// Whether there may be something to read that could be taken in.
     pub(super) fn wants_to_read(&self) -> bool {
+        // Reading settles first, and that waits for more.
+        if !self.settlement.is_empty() {
+            return false;
+        }
         self.cursor.next_again().is_some()
             || !self.strangers.is_empty()
             || self.can_read_on()

@@ -8,7 +8,7 @@ use super::{Failure, Worker, widen};
 use crate::backoff;
 use crate::destination::{Gate, Replies};
 use crate::endpoint::Repeat;
-use crate::lane::Lane;
+use crate::lane::{Lane, Pressure};
 use crate::message::{Message, Tried};
 use crate::outbox::{self, Again, Dead, Health, Keeping, Kept, Settlement};
 use crate::pg::{process, xact};
@@ -16,6 +16,7 @@ use crate::sender::{Done, Errand};
 use crate::shared::Activity;
 use crate::verdict::{self, Condition, Fate, Outcome, Verdict};
 use crate::{settings, shared};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,18 +28,46 @@ const MOST_KEPT_REPLY: usize = 16 * 1024;
 const REPLIES_PAUSE: Duration = Duration::from_secs(60);
 const NOT_KEPT: &str = "a trigger on lago_push.reply took too long: replies are not kept for a minute";
 
+/// So many messages that have left are worth a transaction of their own, however much there is to send.
+const SETTLED_TOGETHER: usize = 2000;
+/// How long a settlement waits for more while there is more to send.
+const SETTLED_WITHIN: Duration = Duration::from_millis(5);
+
 impl Worker {
-    /// Judges all replies that have come, and writes down in one transaction what follows.
-    pub(super) fn settle_done(&mut self) -> Result<(), Failure> {
-        let mut settlement = Settlement::default();
-        let mut touched = Vec::new();
+    /// Takes in all replies that have come. What follows from them is written down by [`Worker::settle`].
+    pub(super) fn take_in(&mut self) {
+        let mut settlement = std::mem::take(&mut self.settlement);
+        let mut touched = BTreeSet::new();
         while let Some(done) = self.senders.take_done() {
-            touched.push(done.lane);
+            touched.insert(done.lane);
             self.apply(done, &mut settlement);
         }
+        self.settlement = settlement;
         for id in touched {
             shared::publish_in_flight(id, self.lanes.get(&id).map_or(0, Lane::in_flight));
         }
+        if self.settlement.is_empty() {
+            self.unsettled_since = None;
+        } else {
+            self.unsettled_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Until when a settlement may wait for more, if there is one that may. While there is more to send, what a
+    /// few answers bring is written down together: connections do not stand idle during a transaction for each of them,
+    /// and counting costs as much for one answer as for twenty. A worker that dies meanwhile has the same messages
+    /// sent once more as one that dies while they are under way.
+    pub(super) fn settles_at(&self) -> Option<Instant> {
+        let is_pressed = self.lanes.values().any(|lane| lane.pressure() == Pressure::Full);
+        let may_wait =
+            is_pressed && self.settlement.is_plain() && self.settlement.gone.len() < SETTLED_TOGETHER;
+        self.unsettled_since.filter(|_| may_wait).map(|since| since + SETTLED_WITHIN)
+    }
+
+    /// Writes down, in one transaction, what follows from the replies taken in.
+    pub(super) fn settle(&mut self) -> Result<(), Failure> {
+        let mut settlement = std::mem::take(&mut self.settlement);
+        self.unsettled_since = None;
         if settlement.is_empty() {
             return Ok(());
         }

@@ -6,10 +6,12 @@
 //! taken: where all share a few processors, it says who was waiting for whom.
 
 mod findings;
+mod placement;
 mod poller;
 mod processor_time;
 mod rehearsal;
 
+use std::fs;
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,8 @@ use super::ground::{BATCH, CONNECTIONS, Contestant, DATABASE, Ground, rotated};
 use super::report::Findings;
 use super::stand_in::API_KEY;
 use super::{Effort, counted_as_float, raw};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Doing, Failure, Outcome};
+use placement::Apart;
 use poller::{Certificates, Poller};
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
@@ -28,18 +31,20 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Distance {
     NextDoor,
+    /// Next door, and half of the processors is Lago's alone, as if it were another machine.
+    Apart,
     /// 20 ms.
     Region,
     /// 100 ms, another continent. Sixteen connections with batches of 100 then carry 16,000 events a second at most.
     FarAway,
 }
 
-const DISTANCES: [Distance; 3] = [Distance::NextDoor, Distance::Region, Distance::FarAway];
+const DISTANCES: [Distance; 4] = [Distance::NextDoor, Distance::Apart, Distance::Region, Distance::FarAway];
 
 impl Distance {
     fn delay(self) -> Duration {
         Duration::from_millis(match self {
-            Self::NextDoor => 0,
+            Self::NextDoor | Self::Apart => 0,
             Self::Region => 20,
             Self::FarAway => 100,
         })
@@ -48,7 +53,7 @@ impl Distance {
     /// Enough events for about a second.
     fn backlog(self, effort: Effort) -> usize {
         match self {
-            Self::NextDoor => effort.choose(100_000, 300_000),
+            Self::NextDoor | Self::Apart => effort.choose(100_000, 300_000),
             Self::Region => effort.choose(32_000, 80_000),
             Self::FarAway => effort.choose(12_800, 32_000),
         }
@@ -63,9 +68,14 @@ enum Runner {
 }
 
 impl Runner {
-    /// One poller is shown once only, where its peculiarity shows: it has nothing to do with the distance.
+    /// One poller is shown once only, where its peculiarity shows: it has nothing to do with the distance. And where it
+    /// runs says nothing of a client that does one thing after the other.
     fn takes_part(self, distance: Distance) -> bool {
-        self != Self::Poller(Certificates::Bundle) || distance == Distance::NextDoor
+        match self {
+            Self::Raw | Self::Ours => true,
+            Self::Poller(Certificates::Folder) => distance != Distance::Apart,
+            Self::Poller(Certificates::Bundle) => distance == Distance::NextDoor,
+        }
     }
 }
 
@@ -154,6 +164,10 @@ fn take_turns(
     let payloads = fill(ground, distance.backlog(effort))?;
     let requests = raw::batches(&payloads, BATCH, API_KEY);
     ground.lago.answer_after(distance.delay())?;
+    let _apart = match distance {
+        Distance::Apart => Apart::put(ground.lago.process(), &everybody_else(ground)?)?,
+        Distance::NextDoor | Distance::Region | Distance::FarAway => None,
+    };
     for runner in rotated(&RUNNERS, number).into_iter().filter(|runner| runner.takes_part(distance)) {
         ground.lago.forget()?;
         let run = match runner {
@@ -243,6 +257,17 @@ fn fill_for_poller(ground: &mut Ground, payloads: &[String]) -> Outcome<()> {
 /// to there, because that is what the raw client sees, and because the way back is part of the distance.
 fn answer_to_what_is_stored(start: Instant, distance: Distance) -> f64 {
     (start.elapsed() + distance.delay()).as_secs_f64()
+}
+
+/// The server with all its processes, and this program.
+fn everybody_else(ground: &mut Ground) -> Outcome<Vec<i32>> {
+    let mut others = processes(ground, "true")?;
+    let file = ground.cluster.folder().join("data/postmaster.pid");
+    let first = fs::read_to_string(file).doing("read the server's process id")?;
+    let postmaster = first.lines().next().and_then(|line| line.trim().parse().ok());
+    others.push(postmaster.ok_or_else(|| Failure::new("the server's process id is not understood"))?);
+    others.push(process::id().cast_signed());
+    Ok(others)
 }
 
 /// Those that write what others have changed.

@@ -17,6 +17,7 @@ const POLLER_NAME: &str = "Python poller, Lago's client";
 pub fn of(rounds: &[Round]) -> Findings {
     let figures = [
         rate(rounds, Distance::NextDoor, Runner::Raw, RAW_NAME, Goal::AtLeast(0.8)),
+        rate(rounds, Distance::Apart, Runner::Raw, RAW_NAME, Goal::None),
         rate(rounds, Distance::Region, Runner::Raw, RAW_NAME, Goal::None),
         rate(rounds, Distance::FarAway, Runner::Raw, RAW_NAME, Goal::None),
         rate(rounds, Distance::NextDoor, POLLER, POLLER_NAME, Goal::AtLeast(5.0)),
@@ -60,6 +61,7 @@ fn rate(
 ) -> Option<Figure> {
     let what = match distance {
         Distance::NextDoor => "events delivered a second from a backlog",
+        Distance::Apart => "  with half of the processors for each side",
         Distance::Region => "  with 20 ms added to every answer",
         Distance::FarAway => "  with 100 ms added to every answer",
     };
@@ -140,6 +142,7 @@ fn rates(rounds: &[Round]) -> Vec<Measurement> {
     for distance in super::DISTANCES {
         let place = match distance {
             Distance::NextDoor => "backlog",
+            Distance::Apart => "backlog, half of the processors each",
             Distance::Region => "backlog, 20 ms",
             Distance::FarAway => "backlog, 100 ms",
         };
