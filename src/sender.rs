@@ -7,6 +7,8 @@
 //!
 //! - [`transport`]: a request and its outcome
 //! - [`connections`]: those that are kept, and for how long
+//! - [`gather`]: a request in one piece
+//! - [`queue`]: the jobs that wait for a thread
 //! - [`headers`]: what a reply's headers say about pace
 //! - [`trouble`]: a request without a reply, in words
 //! - [`key`]: the API key
@@ -20,19 +22,22 @@ use crate::verdict::{self, Outcome, Sent, Verdict};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
 mod connections;
+mod gather;
 mod headers;
 mod key;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod trouble;
 
 pub use key::{ApiKey, KeySource};
+use queue::Queue;
 pub use transport::{Route, Transport, USER_AGENT};
 
 /// A request to make.
@@ -68,8 +73,7 @@ pub struct Done {
 
 /// The threads of one worker.
 pub struct Senders {
-    jobs: Channel<Job>,
-    queue: Arc<Mutex<Receiver<Job>>>,
+    queue: Arc<Queue>,
     done: Receiver<Done>,
     done_from_threads: Channel<Done>,
     bell: UnixStream,
@@ -80,16 +84,13 @@ pub struct Senders {
 
 impl Senders {
     pub fn new() -> std::io::Result<Senders> {
-        let (jobs, queue) = channel();
         let (done_from_threads, done) = channel();
         let (bell, bell_for_threads) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         bell_for_threads.set_nonblocking(true)?;
-        let queue = Arc::new(Mutex::new(queue));
         let busy = Arc::new(AtomicUsize::new(0));
         Ok(Senders {
-            jobs,
-            queue,
+            queue: Arc::default(),
             done,
             done_from_threads,
             bell,
@@ -113,14 +114,18 @@ impl Senders {
             self.busy.fetch_sub(1, Ordering::SeqCst);
             return Err(Box::new(job));
         }
-        // Sending fails only when the receiver is gone, and this struct holds it.
-        self.jobs.send(job).map_err(|error| Box::new(error.0))
+        self.queue.put(job);
+        Ok(())
     }
 
     /// The next finished request.
     pub fn take_done(&mut self) -> Option<Done> {
+        if let Ok(done) = self.done.try_recv() {
+            return Some(done);
+        }
+        // Only now: who rings has put its request there before.
         let mut rung = [0; 64];
-        while matches!((&self.bell).read(&mut rung), Ok(read) if read > 0) {}
+        while matches!((&self.bell).read(&mut rung), Ok(read) if read == rung.len()) {}
         self.done.try_recv().ok()
     }
 
@@ -135,10 +140,14 @@ impl Senders {
     }
 }
 
-fn run(queue: &Mutex<Receiver<Job>>, done: &Channel<Done>, bell: &UnixStream, busy: &AtomicUsize) {
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = next else { return };
+impl Drop for Senders {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+fn run(queue: &Queue, done: &Channel<Done>, bell: &UnixStream, busy: &AtomicUsize) {
+    while let Some(job) = queue.take() {
         // Answers are long, and there are several threads to read them here but only one over there.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let outcome = job.transport.carry(&job.shape, &job.messages, &job.errand);

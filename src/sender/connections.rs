@@ -5,6 +5,7 @@
 //! replaces its certificates, need not tell the worker.
 #![forbid(unsafe_code)]
 
+use super::gather::Gather;
 use super::transport::{Route, USER_AGENT};
 use super::trouble::Patience;
 use crate::endpoint::Repeat;
@@ -14,7 +15,7 @@ use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{Connector, DefaultConnector, NextTimeout};
 
 /// Below the idle time-outs usual among proxies and load balancers, so that a reused connection is
 /// rarely one the other side has just closed.
@@ -106,7 +107,7 @@ fn make_agent(
         .max_idle_age(IDLE_AGE)
         .build();
     let addresses = Addresses { known: Mutex::default(), resolver };
-    Ok(ureq::Agent::with_parts(config, DefaultConnector::default(), addresses))
+    Ok(ureq::Agent::with_parts(config, DefaultConnector::default().chain(Gather), addresses))
 }
 
 /// Other kinds would have the library panic: it is built without them.

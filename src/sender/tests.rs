@@ -165,6 +165,44 @@ fn a_delivery_says_who_it_is_and_that_nothing_is_compressed() {
     assert_eq!((lines.as_slice(), body), (expected.as_slice(), r#"{"events":[{"code":"calls"}]}"#));
 }
 
+/// The pieces in which requests come over one connection, each answered.
+fn pieces(listener: &TcpListener, number: usize) -> Vec<String> {
+    let (mut stream, _) = listener.accept().expect("a connection");
+    let mut piece = vec![0; 256 * 1024];
+    let mut read = || {
+        let length = stream.read(&mut piece).expect("a piece");
+        say(&mut stream, TAKEN);
+        String::from_utf8(piece[..length].to_vec()).expect("UTF-8")
+    };
+    (0..number).map(|_| read()).collect()
+}
+
+#[test]
+fn a_request_is_sent_in_one_piece() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let route = route(&format!("http://{}", listener.local_addr().expect("an address")));
+    let came = thread::spawn(move || pieces(&listener, 3));
+    let transport = Transport::new(route);
+    assert_taken(deliver(&transport));
+    let asked = transport.carry(&events(), &[], &Errand::Ask("/events".into()));
+    assert_eq!(reply(asked).status, 200);
+    assert_taken(deliver(&transport));
+    let came = came.join().expect("three requests");
+    for piece in [&came[0], &came[2]] {
+        assert!(piece.starts_with("POST ") && piece.ends_with(r#"{"events":[{"code":"calls"}]}"#), "{piece}");
+    }
+    assert!(came[1].starts_with("GET ") && came[1].ends_with("\r\n\r\n"), "{}", came[1]);
+}
+
+#[test]
+fn a_body_of_many_buffers_arrives_behind_its_head() {
+    let lago = Other::new();
+    let long = format!(r#"{{"code":"{}"}}"#, "x".repeat(900_000));
+    let sent = Message::sample(1, &long);
+    assert_taken(Transport::new(lago.route()).carry(&events(), &[sent], &Errand::Deliver));
+    assert!(lago.requests()[0].ends_with(&format!("\r\n\r\n{{\"events\":[{long}]}}")));
+}
+
 #[test]
 fn a_look_up_asks_with_the_same_head_and_no_body() {
     let lago = Other::answering(|stream, _| {

@@ -120,7 +120,9 @@ impl Transport {
         }
         let allowance = headers::allowance(response.headers());
         let wait = headers::wait(status, response.headers(), SystemTime::now());
-        let mut body = Vec::new();
+        // Most answers say how long they are, and are not copied from one place to the next as they grow.
+        let length = response.body().content_length().unwrap_or(0).min(MOST_REPLY_BYTES);
+        let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         let whole = response.into_body().into_reader().take(MOST_REPLY_BYTES).read_to_end(&mut body);
         if let Err(broken_off) = whole {
             // A body cut short is judged by what there is of it: the status line alone decides most

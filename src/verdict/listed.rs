@@ -35,7 +35,7 @@ pub fn listed(body: &[u8], root: &str, sent: &[Message]) -> Listed {
 }
 
 /// How an id begins in what Lago writes and in what templates render.
-const ID: &[u8] = br#""transaction_id":""#;
+const ID: &[u8] = b"\"transaction_id\":\"";
 
 /// Whether a body names the ids of all messages in their order, each as Lago writes it: that is what nearly
 /// every success looks like, and to see it costs a small part of reading the body as JSON. Within a text of

@@ -46,6 +46,56 @@ fn what_was_delivered_behind_an_open_snapshot_is_not_read_again() {
 }
 
 #[test]
+fn flush_does_not_pass_what_was_delivered_behind_an_open_snapshot() {
+    let scene = Scene::new();
+    scene.billed_table("usage");
+    let mut holder = scene.db();
+    holder.batch_execute("begin isolation level repeatable read; select count(*) from usage").unwrap();
+    scene.sql(&insert_rows("usage", 40_000));
+    assert_billed_exactly_once(&scene);
+    // The worker notes where the outbox begins when it settles, and not each time.
+    wait_until("the worker has noted where the outbox begins", PATIENCE, || {
+        scene.sql(&insert_rows("usage", 1));
+        scene.wait_until_outbox_is_empty(PATIENCE);
+        scene.value::<i64>("select id from lago_push.outbox_start") > 39_000
+    });
+    let pages = |query: &str| -> i64 {
+        scene.value(&format!(
+            "select (pg_temp.plan_of($${query}$$) -> 0 -> 'Plan' ->> 'Shared Hit Blocks')::bigint"
+        ))
+    };
+    scene.sql(
+        "create function pg_temp.plan_of(query text) returns json language plpgsql as $$
+         declare plan json;
+         begin
+             execute 'explain (analyze, buffers, format json) ' || query into plan;
+             return plan;
+         end $$",
+    );
+    let all = pages("select max(id) from lago_push.message");
+    let flush = pages("select lago_push.flush()");
+    assert!(flush * 10 < all, "flush() looked at {flush} pages, and to pass all dead entries takes {all}");
+    holder.batch_execute("rollback").unwrap();
+}
+
+#[test]
+fn what_a_busy_worker_deletes_is_known_to_autovacuum() {
+    let scene = Scene::new();
+    scene.billed_table("usage");
+    scene.sql("select lago_push.alter_destination('lago', connections => 1)");
+    scene.lago.set_latency(Duration::from_millis(200));
+    scene.sql(&insert_rows("usage", 5000));
+    wait_until("deletions are reported while there is more to deliver", PATIENCE, || {
+        scene.value(
+            "select n_tup_del > 0 and exists (select from lago_push.message)
+               from pg_stat_all_tables where relid = 'lago_push.message'::regclass",
+        )
+    });
+    scene.lago.set_latency(Duration::ZERO);
+    assert_billed_exactly_once(&scene);
+}
+
+#[test]
 fn a_snapshot_of_a_backlog_stays_true_while_it_is_delivered() {
     let scene = Scene::new();
     scene.billed_table("usage");

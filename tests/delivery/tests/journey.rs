@@ -410,6 +410,26 @@ fn a_backlog_goes_out_in_full_batches_side_by_side() {
 }
 
 #[test]
+fn an_outbox_written_anew_while_requests_are_under_way_is_emptied() {
+    let scene = billed_scene();
+    scene.lago.set_latency(Duration::from_millis(500));
+    scene.sql(&insert_rows("usage", 3000));
+    wait_until("requests are under way", PATIENCE, || {
+        scene.value("select coalesce(sum(in_flight), 0) > 0 from lago_push.destinations")
+    });
+    // Now all messages stand elsewhere, some of them where others stood.
+    scene.sql("vacuum full lago_push.message");
+    scene.sql("update lago_push.message set entered = entered where id % 2 = 0");
+    scene.lago.set_latency(Duration::ZERO);
+    scene.sql(&insert_rows("usage", 300));
+    scene.wait_until_outbox_is_empty(PATIENCE);
+    assert_eq!(scene.lago.stored_count(), 3300);
+    let ledger =
+        "select concat_ws(' ', captured, delivered, duplicate, dead, balanced) from lago_push.ledger";
+    assert_eq!(scene.value::<String>(ledger), "3300 3300 0 0 t");
+}
+
+#[test]
 fn a_sync_may_ask_for_smaller_batches() {
     let scene = Scene::new();
     scene.usage_table("usage");
