@@ -61,11 +61,11 @@ fn flush_does_not_pass_what_was_delivered_behind_an_open_snapshot() {
     });
     let pages = |query: &str| -> i64 {
         scene.value(&format!(
-            "select (pg_temp.plan_of($${query}$$) -> 0 -> 'Plan' ->> 'Shared Hit Blocks')::bigint"
+            "select (public.plan_of($${query}$$) -> 0 -> 'Plan' ->> 'Shared Hit Blocks')::bigint"
         ))
     };
     scene.sql(
-        "create function pg_temp.plan_of(query text) returns json language plpgsql as $$
+        "create function public.plan_of(query text) returns json language plpgsql as $$
          declare plan json;
          begin
              execute 'explain (analyze, buffers, format json) ' || query into plan;
@@ -86,7 +86,7 @@ fn what_a_busy_worker_deletes_is_known_to_autovacuum() {
     scene.lago.set_latency(Duration::from_millis(200));
     scene.sql(&insert_rows("usage", 5000));
     wait_until("deletions are reported while there is more to deliver", PATIENCE, || {
-        scene.value(
+        scene.value::<bool>(
             "select n_tup_del > 0 and exists (select from lago_push.message)
                from pg_stat_all_tables where relid = 'lago_push.message'::regclass",
         )

@@ -415,7 +415,7 @@ fn an_outbox_written_anew_while_requests_are_under_way_is_emptied() {
     scene.lago.set_latency(Duration::from_millis(500));
     scene.sql(&insert_rows("usage", 3000));
     wait_until("requests are under way", PATIENCE, || {
-        scene.value("select coalesce(sum(in_flight), 0) > 0 from lago_push.destinations")
+        scene.value::<bool>("select coalesce(sum(in_flight), 0) > 0 from lago_push.destinations")
     });
     // Now all messages stand elsewhere, some of them where others stood.
     scene.sql("vacuum full lago_push.message");
