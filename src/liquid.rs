@@ -28,7 +28,7 @@ mod tests;
 
 pub use program::Program;
 pub use run::Rendering;
-pub use syntax::{Expression, Reference, References};
+pub use syntax::{Expression, Reference, References, Step};
 
 /// Which of a change's two rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +57,18 @@ pub enum Datum {
     Json(serde_json::Value),
 }
 
-/// The row a template is applied to. Every column is asked for at most once per [`Rendering`].
+/// The row a template is applied to. Every column and path is asked for at most once per [`Rendering`].
 pub trait Row {
     /// `insert`, `update` or `delete`.
     fn operation(&self) -> &'static str;
     /// A column's value; `None` when there is no such column. On a side that is absent every column
     /// is null. The error is a sentence that names the column.
     fn column(&self, side: Side, name: &str) -> Result<Option<Datum>, String>;
+    /// What stands in a column at the end of some steps, and how many of them that took; `None` where
+    /// only the whole column is to be had.
+    fn inside(&self, _side: Side, _name: &str, _steps: &[Step]) -> Result<Option<(Datum, usize)>, String> {
+        Ok(None)
+    }
     /// The columns a template may see when it uses a side as a whole.
     fn columns(&self, side: Side) -> Vec<String>;
     /// Whether it may be asked what time it is.

@@ -11,6 +11,7 @@ pub mod heap;
 pub mod hooks;
 pub mod index;
 pub mod insert;
+pub mod jsonb;
 pub mod mapper;
 pub mod place;
 pub mod process;

@@ -11,6 +11,7 @@ use crate::liquid::{self, Datum, Expression, Program, Side};
 use crate::nearest::nearest;
 use crate::pg::cell::{Kind, Unwritable};
 use crate::pg::encoding;
+use crate::pg::jsonb::Document;
 use crate::pg::trigger::Tuple;
 use crate::template::{Hole, Piece, Place, Position, Subject, Template};
 use std::cell::OnceCell;
@@ -83,6 +84,8 @@ pub struct RowView<'a> {
     pub old: Option<Tuple>,
     pub origin: Origin,
     columns: &'a [Bound],
+    /// Of each column for this row, then of each for the old one; the outer is empty until one is needed.
+    documents: OnceCell<Box<[OnceCell<Document>]>>,
 }
 
 impl<'a> RowView<'a> {
@@ -93,7 +96,14 @@ impl<'a> RowView<'a> {
         origin: Origin,
         columns: &'a [Bound],
     ) -> RowView<'a> {
-        RowView { operation, row, old, origin, columns }
+        RowView { operation, row, old, origin, columns, documents: OnceCell::new() }
+    }
+
+    fn tuple(&self, side: Side) -> Option<Tuple> {
+        match side {
+            Side::Row => Some(self.row),
+            Side::Old => self.old,
+        }
     }
 }
 
@@ -104,14 +114,34 @@ impl liquid::Row for RowView<'_> {
 
     fn column(&self, side: Side, name: &str) -> Result<Option<Datum>, String> {
         let Some(column) = self.columns.iter().find(|column| column.name == name) else { return Ok(None) };
-        let tuple = match side {
-            Side::Row => Some(self.row),
-            Side::Old => self.old,
-        };
-        match tuple.and_then(|tuple| tuple.get(column.number)) {
+        match self.tuple(side).and_then(|tuple| tuple.get(column.number)) {
             None => Ok(Some(Datum::Null)),
             Some(datum) => column.kind.datum(datum).map(Some).map_err(|why| explain(name, &why)),
         }
+    }
+
+    fn inside(
+        &self,
+        side: Side,
+        name: &str,
+        steps: &[liquid::Step],
+    ) -> Result<Option<(Datum, usize)>, String> {
+        let Some(index) = self.columns.iter().position(|column| column.name == name) else { return Ok(None) };
+        let Some(column) = self.columns.get(index).filter(|column| matches!(column.kind, Kind::Jsonb)) else {
+            return Ok(None);
+        };
+        let Some(datum) = self.tuple(side).and_then(|tuple| tuple.get(column.number)) else {
+            return Ok(None);
+        };
+        let documents =
+            self.documents.get_or_init(|| (0..2 * self.columns.len()).map(|_| OnceCell::new()).collect());
+        let place = match side {
+            Side::Row => index,
+            Side::Old => self.columns.len() + index,
+        };
+        let Some(document) = documents.get(place) else { return Ok(None) };
+        let document = document.get_or_init(|| Document::new(datum));
+        document.follow(steps).map(Some).map_err(|why| explain(name, &why))
     }
 
     fn columns(&self, _side: Side) -> Vec<String> {

@@ -23,6 +23,7 @@ mod letters;
 mod liquids;
 mod mappers;
 mod ordering;
+mod paths;
 mod previews;
 mod privileges;
 mod reconcile;

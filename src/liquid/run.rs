@@ -31,10 +31,12 @@ pub struct Rendering<'row> {
     steps_left: Cell<u64>,
 }
 
-/// A column that has been read. They form a list that only grows, so that values can borrow from it.
+/// A column that has been read, or what some steps into it led to. They form a list that only grows,
+/// so that values can borrow from it; no longer than the template has paths.
 struct Read {
     side: Side,
     name: String,
+    steps: Vec<Step>,
     datum: Column,
     next: OnceCell<Box<Read>>,
 }
@@ -96,18 +98,31 @@ impl<'row> Rendering<'row> {
 
     /// A column's value; nil when there is no such column.
     pub fn column<'r>(&'r self, side: Side, name: &str) -> Result<Value<'r>, Reason> {
+        self.path(side, name, &[]).map(|(value, _)| value)
+    }
+
+    /// What is at the end of a path into a column, or on the way, with the number of steps taken.
+    fn path<'r>(&'r self, side: Side, name: &str, steps: &[Step]) -> Result<(Value<'r>, usize), Reason> {
+        // What a step computes may differ each time, and would be read and kept each time.
+        let fixed = steps.iter().take_while(|step| !matches!(step, Step::Computed(_))).count();
+        let steps = steps.get(..fixed).unwrap_or_default();
         let mut place = &self.first;
         while let Some(read) = place.get() {
-            if read.side == side && read.name == name {
-                return read.datum.value();
+            if read.side == side && read.name == name && steps.starts_with(&read.steps) {
+                return Ok((read.datum.value()?, read.steps.len()));
             }
             place = &read.next;
         }
-        let datum = self.row.column(side, name)?;
-        let datum = Column::new(datum.unwrap_or(Datum::Null))
-            .map_err(|_| format!("column \"{name}\" holds a number that is too large"))?;
-        let read = Box::new(Read { side, name: name.to_owned(), datum, next: OnceCell::new() });
-        place.get_or_init(|| read).datum.value()
+        let inside = if steps.is_empty() { None } else { self.row.inside(side, name, steps)? };
+        let (datum, taken) = match inside {
+            Some(found) => found,
+            None => (self.row.column(side, name)?.unwrap_or(Datum::Null), 0),
+        };
+        let datum =
+            Column::new(datum).map_err(|_| format!("column \"{name}\" holds a number that is too large"))?;
+        let steps = steps.get(..taken).unwrap_or_default().to_vec();
+        let read = Box::new(Read { side, name: name.to_owned(), steps, datum, next: OnceCell::new() });
+        Ok((place.get_or_init(|| read).datum.value()?, taken))
     }
 }
 
@@ -226,14 +241,19 @@ impl<'r, 'row> Frame<'r, 'row> {
             Operand::Blank => Value::Blank,
             Operand::Range(ends) => Value::Range(self.bound(&ends.0)?, self.bound(&ends.1)?),
             Operand::Path(root, steps) => {
+                let mut taken = 0;
                 let mut value = match root {
                     Root::Side(side) => Value::Side(*side),
-                    Root::Column(side, name) => self.rendering.column(*side, name)?,
+                    Root::Column(side, name) => {
+                        let value;
+                        (value, taken) = self.rendering.path(*side, name, steps)?;
+                        value
+                    }
                     Root::Operation => Value::Text(Text::Borrowed(self.rendering.row.operation())),
                     Root::Variable(slot) => self.variables.get(*slot).cloned().unwrap_or(Value::Nil),
                     Root::Loop => self.around.clone().map_or(Value::Nil, Value::Loop),
                 };
-                for step in steps {
+                for step in steps.get(taken..).unwrap_or_default() {
                     value = match step {
                         Step::Name(name) => value.named(name, self.rendering)?,
                         Step::Index(index) => value.at(*index, self.rendering)?,

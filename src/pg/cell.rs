@@ -319,7 +319,7 @@ pub unsafe fn is_at_hand(at: *const pg_sys::varlena) -> bool {
 }
 
 /// Lends the bytes of a text-like value, fetched and decompressed if need be.
-fn with_varlena<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
+pub(super) fn with_varlena<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
     let at = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: the caller knows the type to be a varlena.
     let is_at_hand = unsafe { is_at_hand(at) };
@@ -504,6 +504,16 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
     let datum = datum?;
     // SAFETY: the caller names the type the column has in sql/tables.sql.
     unsafe { T::from_datum(datum, false) }
+}
+
+/// A numeric's digits.
+pub(super) fn numeric_text(datum: pg_sys::Datum) -> String {
+    // SAFETY: numeric_out reads a numeric, makes a C string and reads no setting.
+    let written = unsafe { call_output(pg_sys::numeric_out, datum) };
+    let text = written.to_string_lossy().into_owned();
+    // SAFETY: made above, and not looked at any more.
+    unsafe { pg_sys::pfree(written.as_ptr().cast_mut().cast()) };
+    text
 }
 
 /// A jsonb value as text, in the database's encoding.

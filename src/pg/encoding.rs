@@ -19,6 +19,12 @@ fn kind() -> Kind {
     if same.contains(&encoding) { Kind::Utf8 } else { Kind::Other }
 }
 
+/// Whether the database's text is known to be UTF-8.
+pub fn is_utf8() -> bool {
+    // SAFETY: a variable of the backend.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
 /// Text of the database as UTF-8. In a database without an encoding, bytes that are no UTF-8 are
 /// replaced: Lago would refuse the whole request they stand in.
 pub fn to_utf8(bytes: &[u8]) -> String {
