@@ -93,18 +93,20 @@ fn delete_on_page(
 /// # Safety
 /// The page is of a table whose first column is a `bigint` that is never null, and is pinned and locked.
 unsafe fn number_at(page: pg_sys::Page, offset: u16) -> Option<i64> {
-    // SAFETY: promised by the caller.
-    if offset == 0 || offset > unsafe { pg_sys::PageGetMaxOffsetNumber(page) } {
-        return None;
-    }
+    // pgrx has none of the server's inline functions for this in all of its versions.
+    const PLACES: usize = core::mem::offset_of!(pg_sys::PageHeaderData, pd_linp);
+    let header = page.cast::<pg_sys::PageHeaderData>();
+    // SAFETY: promised by the caller; a page begins with its header, and behind that come the places.
+    let places =
+        usize::from(unsafe { (*header).pd_lower }).saturating_sub(PLACES) / size_of::<pg_sys::ItemIdData>();
+    let index = usize::from(offset).checked_sub(1).filter(|index| *index < places)?;
     // SAFETY: the page has that place.
-    let place = unsafe { pg_sys::PageGetItemId(page, offset) };
-    // SAFETY: as above.
-    if unsafe { (*place).lp_flags() } != pg_sys::LP_NORMAL {
+    let place = unsafe { &*page.cast::<u8>().add(PLACES).cast::<pg_sys::ItemIdData>().add(index) };
+    if place.lp_flags() != pg_sys::LP_NORMAL {
         return None;
     }
     // SAFETY: a place in use points to a row, which begins with its header.
-    let row = unsafe { pg_sys::PageGetItem(page, place) }.cast::<pg_sys::HeapTupleHeaderData>();
+    let row = unsafe { page.cast::<u8>().add(place.lp_off() as usize) }.cast::<pg_sys::HeapTupleHeaderData>();
     // What this very transaction has changed, in a trigger on replies for one, is left to SQL.
     // SAFETY: a row on a page has plain transaction ids.
     let (changed_by, hints) = unsafe { ((*row).t_choice.t_heap.t_xmax, u32::from((*row).t_infomask)) };
