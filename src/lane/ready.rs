@@ -72,10 +72,13 @@ impl Ready {
 
     /// Takes out the messages for which `goes` says so.
     pub fn take_where(&mut self, goes: impl Fn(&Message) -> bool) -> Vec<Message> {
-        let (leaves, stays): (VecDeque<Message>, VecDeque<Message>) =
-            std::mem::take(&mut self.line).into_iter().partition(&goes);
-        self.line = stays;
-        let mut out = Vec::from(leaves);
+        let mut out = Vec::new();
+        // As a rule nothing goes, and then nothing is moved.
+        if self.line.iter().any(&goes) {
+            let stays: Vec<Message>;
+            (out, stays) = std::mem::take(&mut self.line).into_iter().partition(&goes);
+            self.line = stays.into();
+        }
         out.extend(self.strays.extract_if(.., |_, message| goes(message)).map(|(_, message)| message));
         out
     }
