@@ -26,6 +26,7 @@ mod ordering;
 mod paths;
 mod previews;
 mod privileges;
+mod reading;
 mod reconcile;
 mod roles;
 mod stage;

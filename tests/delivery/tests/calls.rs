@@ -271,7 +271,7 @@ fn a_sync_whose_call_is_not_known_waits_and_hinders_no_other() {
     scene.billed_table("usage");
     scene.sql(&insert_rows("usage", 1));
     scene.wait_for_event("usage-1");
-    assert_eq!(scene.waiting(), 1);
+    wait_until("the event is settled, and the other message waits", PATIENCE, || scene.waiting() == 1);
     let log = scene.cluster.log();
     assert!(log.contains("cannot deliver sync \"odd\" as defined"), "{log}");
     change(&scene, "odd", "endpoint = 'manual', method = 'POST', path = '/customers', root = 'customer'");
