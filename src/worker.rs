@@ -241,8 +241,9 @@ impl Worker {
                 return Ok(Outbox::Here);
             }
             self.take_in();
-            // First of all, connections that have become free get something to do.
-            let mut due = self.dispatch()?;
+            // First of all, connections that have become free get something to do, unless somebody has paused or
+            // changed something: who did is told that it is so.
+            let mut due = if self.slot.is_redefined() { None } else { self.dispatch()? };
             if self.settles_at().is_none_or(|settles_at| settles_at <= Instant::now()) {
                 self.settle()?;
             }
@@ -264,6 +265,10 @@ impl Worker {
                 }
                 news = false;
                 self.looked_at = Some(Instant::now());
+                if self.slot.is_redefined() {
+                    // After the definitions were read: what was found may have been written later still.
+                    continue;
+                }
                 due = self.dispatch()?;
             }
             // A flag left set would not be seen again: nobody sets the latch for it.

@@ -173,6 +173,29 @@ fn a_paused_sync_goes_on_capturing_and_delivers_when_resumed() {
 }
 
 #[test]
+fn what_is_written_after_a_pause_stays_although_the_worker_was_just_reading_definitions() {
+    let scene = billed_scene();
+    scene.billed_table("control");
+    let mut holder = scene.db();
+    holder.batch_execute("begin; lock table lago_push.destination_hold in access exclusive mode").unwrap();
+    scene.sql("select lago_push.alter_sync('usage', batch_size => 50)");
+    wait_until("the worker reads definitions, with a snapshot from before the pause", PATIENCE, || {
+        scene.value::<bool>(
+            "select exists (select from pg_stat_activity
+              where datname = current_database() and backend_type = 'lago_push worker' and wait_event_type = 'Lock')",
+        )
+    });
+    scene.sql("select lago_push.pause('usage')");
+    scene.sql(&insert_rows("usage", 3));
+    scene.sql("insert into control (subscription, amount) values ('sub_1', 1)");
+    holder.batch_execute("commit").unwrap();
+    scene.wait_for_event("control-1");
+    assert_eq!(scene.arrived(), ["control-1"]);
+    scene.sql("select lago_push.resume('usage')");
+    scene.wait_for_exactly(&["control-1", "usage-1", "usage-2", "usage-3"]);
+}
+
+#[test]
 fn a_held_destination_delivers_nothing_until_it_is_released() {
     let scene = billed_scene();
     scene.sql("select lago_push.hold('lago')");
