@@ -28,7 +28,7 @@ const OURS: Runner = Runner::Insert(Contestant::Ours);
 type Round = cost::Round<Runner>;
 
 pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
-    let rows = effort.choose(50_000, 300_000);
+    let rows = effort.choose(40_000, 300_000);
     prepare(ground, rows)?;
     let mut runners: Vec<Runner> = ground.contestants().into_iter().map(Runner::Insert).collect();
     runners.push(Runner::Floor);

@@ -54,7 +54,7 @@ pub fn measure(_ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     }
     let rows = effort.choose(Times { few: 200, many: 1_200 }, Times { few: 1_000, many: 6_000 });
     let transactions = effort.choose(Times { few: 50, many: 250 }, Times { few: 200, many: 1_200 });
-    let events = effort.choose(Times { few: 500, many: 2_500 }, Times { few: 2_000, many: 12_000 });
+    let events = effort.choose(Times { few: 500, many: 2_000 }, Times { few: 2_000, many: 12_000 });
 
     let mut ground = Ground::on(Cluster::start(&callgrind::options()))?;
     captured::prepare(&mut ground, rows)?;

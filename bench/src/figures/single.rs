@@ -38,7 +38,7 @@ pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
     all.retain(|runner| *runner != PLAIN);
     all.push(Runner::Delivered);
 
-    let length = effort.choose(Length::Transactions(12_000), Length::OneSecond);
+    let length = effort.choose(Length::Transactions(7_000), Length::OneSecond);
     let usual = Load { writers: 2 * processors(), commits: Commits::Unwaited, length };
     found.extend(of_usual_load(&bench.rounds(usual, &all, effort.choose(3, 25))?));
 
