@@ -16,7 +16,6 @@ use crate::pg::index::{self, Direction, Keys, Path, Row};
 use crate::pg::insert::{Value, insert};
 use crate::pg::{encoding, process, xact};
 use crate::shared::caps::Counted;
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
@@ -271,8 +270,6 @@ pub struct Statements {
 
 /// What came with version 0.2.0 of the tables.
 struct Newer {
-    /// As the one without it, and notes the pace.
-    health: OwnedPreparedStatement,
     move_start: OwnedPreparedStatement,
     start: OwnedPreparedStatement,
 }
@@ -287,21 +284,24 @@ impl Statements {
                 let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
                 Ok(client.prepare(sql, &types)?.keep())
             };
+            let retries = |of: &str| {
+                format!(
+                    "select r.message_id, r.attempts,
+                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
+                            r.last_error = $1
+                       from lago_push.retry r where r.message_id {of}"
+                )
+            };
+            let is_newer = heap::find(c"outbox_start", schema()).is_some();
+            let pace = if is_newer {
+                ", messages_per_second = coalesce($7, h.messages_per_second),
+                   paced_at = case when $7 is null then h.paced_at else clock_timestamp() end"
+            } else {
+                ""
+            };
             Ok(Statements {
-                retries: plan(
-                    "select r.message_id, r.attempts,
-                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
-                            r.last_error = $2
-                       from lago_push.retry r where r.message_id = any ($1)",
-                    &[INT8ARRAYOID, TEXTOID],
-                )?,
-                retries_between: plan(
-                    "select r.message_id, r.attempts,
-                            extract(epoch from r.next_attempt_at - clock_timestamp())::float8,
-                            r.last_error = $3
-                       from lago_push.retry r where r.message_id between $1 and $2",
-                    &[INT8OID, INT8OID, TEXTOID],
-                )?,
+                retries: plan(&retries("= any ($2)"), &[TEXTOID, INT8ARRAYOID])?,
+                retries_between: plan(&retries("between $2 and $3"), &[TEXTOID, INT8OID, INT8OID])?,
                 begin: plan(
                     "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
                      select m.id, 0, clock_timestamp(), $2 from lago_push.message m where m.id = any ($1)
@@ -349,14 +349,17 @@ impl Statements {
                     &[INT4OID, INT8OID, INT8OID, INT8OID, TEXTOID],
                 )?,
                 health: plan(
-                    "update lago_push.destination_health h
-                        set requests = h.requests + $2, failures = h.failures + $3,
-                            next_attempt_at = clock_timestamp() + $4 * interval '1 s',
-                            last_status = coalesce($5, h.last_status),
-                            last_error = coalesce($6, h.last_error),
-                            last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end
-                      where h.destination_id = $1",
-                    &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID],
+                    &format!(
+                        "update lago_push.destination_health h
+                            set requests = h.requests + $2, failures = h.failures + $3,
+                                next_attempt_at = clock_timestamp() + $4 * interval '1 s',
+                                last_status = coalesce($5, h.last_status),
+                                last_error = coalesce($6, h.last_error),
+                                last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end
+                                {pace}
+                          where h.destination_id = $1"
+                    ),
+                    &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID, FLOAT8OID],
                 )?,
                 hold: plan(
                     "insert into lago_push.destination_hold (destination_id, why)
@@ -391,20 +394,8 @@ impl Statements {
                     "delete from lago_push.reply r where r.keep_until < clock_timestamp()",
                     &[],
                 )?,
-                newer: if heap::find(c"outbox_start", schema()).is_some() {
+                newer: if is_newer {
                     Some(Newer {
-                        health: plan(
-                            "update lago_push.destination_health h
-                                set requests = h.requests + $2, failures = h.failures + $3,
-                                    next_attempt_at = clock_timestamp() + $4 * interval '1 s',
-                                    last_status = coalesce($5, h.last_status),
-                                    last_error = coalesce($6, h.last_error),
-                                    last_error_at = case when $6 is null then h.last_error_at else clock_timestamp() end,
-                                    messages_per_second = coalesce($7, h.messages_per_second),
-                                    paced_at = case when $7 is null then h.paced_at else clock_timestamp() end
-                              where h.destination_id = $1",
-                            &[INT4OID, INT8OID, INT8OID, FLOAT8OID, INT4OID, TEXTOID, FLOAT8OID],
-                        )?,
                         move_start: plan(
                             "with moved as (update lago_push.outbox_start o set id = $1 returning o.id)
                              insert into lago_push.outbox_start (id)
@@ -506,10 +497,10 @@ fn add_retries(statements: &Statements, found: &mut [Found]) -> Result<()> {
     let retries: BTreeMap<i64, (i32, f64, bool)> = Spi::connect(|client| {
         let rows = if usize::try_from(last - first).is_ok_and(|ids| ids < found.len() * DENSE) {
             // One look at the index, and not one for each.
-            client.select(&statements.retries_between, None, &[first.into(), last.into(), BEGUN.into()])?
+            client.select(&statements.retries_between, None, &[BEGUN.into(), first.into(), last.into()])?
         } else {
             let ids: Vec<i64> = found.iter().map(|found| found.message.id).collect();
-            client.select(&statements.retries, None, &[ids.into(), BEGUN.into()])?
+            client.select(&statements.retries, None, &[BEGUN.into(), ids.into()])?
         };
         rows.map(|row| {
             let fields = (
@@ -783,22 +774,19 @@ pub fn settle(statements: &Statements, mut settlement: Settlement) -> Result<Kee
         }
         for (destination, health) in settlement.health {
             let pause = health.pause.map(|pause| pause.as_secs_f64());
-            let mut values: Vec<DatumWithOid<'_>> = vec![
-                destination.into(),
-                health.requests.into(),
-                health.failures.into(),
-                pause.into(),
-                health.last_status.map(i32::from).into(),
-                health.last_error.map(|error| encoding::storable(&error)).into(),
-            ];
-            let statement = match &statements.newer {
-                Some(newer) => {
-                    values.push(health.pace.into());
-                    &newer.health
-                }
-                None => &statements.health,
-            };
-            client.update(statement, None, &values)?;
+            client.update(
+                &statements.health,
+                None,
+                &[
+                    destination.into(),
+                    health.requests.into(),
+                    health.failures.into(),
+                    pause.into(),
+                    health.last_status.map(i32::from).into(),
+                    health.last_error.map(|error| encoding::storable(&error)).into(),
+                    health.pace.into(),
+                ],
+            )?;
         }
         if let (Some(newer), Some(start)) = (&statements.newer, settlement.start) {
             client.update(&newer.move_start, None, &[start.into()])?;

@@ -4,6 +4,7 @@
 //! empties. The worker knows each message's place from reading it; to find it again by its number, through the
 //! index, costs twice what deleting it does. It is deleted only if it is still the message that was read.
 
+use super::heap::number_of;
 use crate::message::Tid;
 use pgrx::pg_sys;
 
@@ -115,8 +116,8 @@ unsafe fn number_at(page: pg_sys::Page, offset: u16) -> Option<i64> {
     if hints & pg_sys::HEAP_XMAX_INVALID == 0 && is_ours() {
         return None;
     }
-    // SAFETY: the header says where the first column begins.
-    Some(unsafe { row.cast::<u8>().add(usize::from((*row).t_hoff)).cast::<i64>().read_unaligned() })
+    // SAFETY: promised by the caller.
+    Some(unsafe { number_of(row) })
 }
 
 /// Waits for whoever is about to change or delete the row, as SQL does.

@@ -49,6 +49,15 @@ fn holds_our_tables(extension: pg_sys::Oid, schema: pg_sys::Oid) -> bool {
     })
 }
 
+/// The number in the first column of a row of a private table.
+///
+/// # Safety
+/// The header is a row's, and the table's first column is a `bigint` that is never null.
+pub unsafe fn number_of(row: pg_sys::HeapTupleHeader) -> i64 {
+    // SAFETY: promised by the caller; the header says where the first column begins.
+    unsafe { row.cast::<u8>().add(usize::from((*row).t_hoff)).cast::<i64>().read_unaligned() }
+}
+
 /// Calls `visit` with every row of a small private table, its columns in order, until `visit` is
 /// satisfied. Reads what is committed now plus the current transaction's own changes.
 pub fn scan<R>(

@@ -6,6 +6,7 @@
 //! of a single-row transaction, and that capture works for a role that may do nothing but write the
 //! source table.
 
+use super::heap::number_of;
 use crate::buffer::HEADER;
 use pgrx::pg_sys;
 
@@ -151,11 +152,8 @@ impl NumberIndex {
     /// # Safety
     /// The row is one of `table`, which this is the index of, and stands at `place`.
     unsafe fn insert(&self, table: pg_sys::Relation, row: pg_sys::HeapTuple, place: pg_sys::ItemPointer) {
-        // SAFETY: a row's header says where its first column begins, which is a `bigint` and not null.
-        let number = unsafe {
-            let header = (*row).t_data;
-            header.cast::<u8>().add(usize::from((*header).t_hoff)).cast::<i64>().read_unaligned()
-        };
+        // SAFETY: promised by the caller; such an index is on a `bigint`, and tables have none of theirs null.
+        let number = unsafe { number_of((*row).t_data) };
         let (mut values, mut nulls) = ([pg_sys::Datum::from(number)], [false]);
         // SAFETY: promised by the caller; the index has one column.
         unsafe {

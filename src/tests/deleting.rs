@@ -4,7 +4,7 @@
 mod tests {
     use crate::message::Tid;
     use crate::outbox::{self, Settlement, Span, Statements};
-    use crate::tests::stage::{self, run, text};
+    use crate::tests::stage::{self, run, text, up_to_now};
     use pgrx::prelude::*;
 
     fn insert(rows: i32) {
@@ -19,18 +19,6 @@ mod tests {
         stage::activate("calls", "");
         insert(3);
         Statements::prepare().expect("statements")
-    }
-
-    /// The worker does its work in transactions of their own; a test has one for all, so it has to show its own doing.
-    fn up_to_now<R>(work: impl FnOnce() -> R) -> R {
-        // SAFETY: inside a transaction.
-        unsafe { pg_sys::CommandCounterIncrement() };
-        // SAFETY: as above.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-        let result = work();
-        // SAFETY: pops what was pushed above.
-        unsafe { pg_sys::PopActiveSnapshot() };
-        result
     }
 
     /// Where all messages stand, as the worker finds them.

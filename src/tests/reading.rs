@@ -4,20 +4,12 @@
 mod tests {
     use crate::cursor::Range;
     use crate::outbox::{self, Earlier, Found, Span, Statements};
-    use crate::tests::stage::{self, run, text};
+    use crate::tests::stage::{self, run, text, up_to_now};
     use pgrx::prelude::*;
 
     fn read(span: &Span<'_>, most: usize) -> Vec<Found> {
         let statements = Statements::prepare().expect("statements");
-        // The worker reads in a transaction of its own; here it has to see what this one has done.
-        // SAFETY: inside a transaction.
-        unsafe { pg_sys::CommandCounterIncrement() };
-        // SAFETY: as above.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-        let page = outbox::read(&statements, span, most).expect("a page");
-        // SAFETY: pops what was pushed above.
-        unsafe { pg_sys::PopActiveSnapshot() };
-        page.found
+        up_to_now(|| outbox::read(&statements, span, most)).expect("a page").found
     }
 
     fn ids(found: &[Found]) -> Vec<i64> {

@@ -193,3 +193,15 @@ pub fn failure(statement: &str) -> [String; 4] {
 pub fn refuses(statement: &str, words: [&str; 4]) {
     assert_eq!(failure(statement), words, "{statement}");
 }
+
+/// The worker does its work in transactions of their own; a test has one for all, so it has to show its own doing.
+pub fn up_to_now<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    // SAFETY: as above.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: pops what was pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}

@@ -10,7 +10,7 @@ use super::Effort;
 use super::cost::{self, Cost};
 use super::ground::{Contestant, Ground, rotated};
 use super::report::{Figure, Findings, Goal, Measurement, Unit};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::spread::Spread;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,16 +50,7 @@ fn prepare(ground: &mut Ground, rows: usize) -> Outcome<()> {
             ground.db.run(&insert_rows(contestant.table(), rows))?;
             ground.expect_captured(contestant, rows as u64)?;
         }
-        // The statements ran one after the other, so the time of their rows differs.
-        let different: i64 = ground.db.value(
-            "select count(*) from (
-                 (select payload::jsonb - 'timestamp' from lago_push.message)
-                 except
-                 (select payload::jsonb - 'timestamp' from peer_outbox)) different",
-        )?;
-        if different > 0 {
-            return Err(Failure::new(format!("{different} events differ from those of the {}", peer.name())));
-        }
+        ground.expect_same_events(peer.name())?;
     }
     ground.db.run("create table ready as select payload from lago_push.message order by id")?;
     ground.db.run("vacuum analyze ready")

@@ -110,8 +110,7 @@ pub fn measure(ground: &mut Ground, effort: Effort) -> Outcome<Findings> {
 fn idle_share(crowd: &Crowd, lasting: Duration) -> Outcome<f64> {
     let before = crowd.processor_time()?;
     thread::sleep(lasting);
-    let used = crowd.processor_time()?.saturating_sub(before);
-    Ok(used.as_secs_f64() / lasting.as_secs_f64())
+    Ok((crowd.processor_time()? - before) / lasting.as_secs_f64())
 }
 
 fn findings(found: &Found) -> Findings {

@@ -8,7 +8,6 @@
 mod findings;
 mod placement;
 mod poller;
-mod processor_time;
 mod rehearsal;
 
 use std::fs;
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 use delivery::scene::insert_rows;
 
 use super::ground::{BATCH, CONNECTIONS, Contestant, DATABASE, Ground, rotated};
+use super::process::used_by;
 use super::report::Findings;
 use super::stand_in::API_KEY;
 use super::{Effort, counted_as_float, raw};
@@ -297,7 +297,7 @@ impl Meter {
     }
 
     fn read(&self) -> Outcome<[f64; 3]> {
-        let used = processor_time::used_by;
+        let used = used_by;
         Ok([used(&self.stand_in)?, used(&self.client)?, used(&self.server)?])
     }
 

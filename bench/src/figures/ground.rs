@@ -218,6 +218,21 @@ impl Ground {
         Err(Failure::new(format!("{rows} rows were written, and {outbox} has {count}")))
     }
 
+    /// Ours must have queued the same events as a trigger by hand. The statements ran one after the other, so the
+    /// time of their rows differs.
+    pub fn expect_same_events(&mut self, as_whose: &str) -> Outcome<()> {
+        let different: i64 = self.db.value(
+            "select count(*) from (
+                 (select payload::jsonb - 'timestamp' from lago_push.message)
+                 except
+                 (select payload::jsonb - 'timestamp' from peer_outbox)) different",
+        )?;
+        if different > 0 {
+            return Err(Failure::new(format!("{different} events differ from those of the {as_whose}")));
+        }
+        Ok(())
+    }
+
     /// Our worker delivers nothing until released.
     pub fn hold(&mut self) -> Outcome<()> {
         self.db.run("select lago_push.hold('lago')")

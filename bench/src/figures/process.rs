@@ -1,8 +1,10 @@
 //! What the kernel says of one process: the memory it has for itself, and the processor time it has used.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
+
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 use crate::failure::{Doing, Failure, Outcome};
 
@@ -23,29 +25,21 @@ fn own_kilobytes(rollup: &str) -> Option<u32> {
     field("Pss")?.checked_sub(field("Pss_Shmem")?)
 }
 
-/// The processor time that all threads of a process have used. Of a thread that has ended it is forgotten.
-pub fn processor_time(pid: i32) -> Outcome<Duration> {
-    let folder = format!("/proc/{pid}/task");
-    let mut sum = Duration::ZERO;
-    for thread in fs::read_dir(&folder).doing(&format!("read {folder}"))? {
-        let file = thread.doing(&format!("read {folder}"))?.path().join("schedstat");
-        sum += thread_time(&file)?;
-    }
-    Ok(sum)
-}
-
-fn thread_time(file: &Path) -> Outcome<Duration> {
-    let text = fs::read_to_string(file).doing(&format!("read {}", file.display()))?;
-    let used = used(&text);
-    used.ok_or_else(|| Failure::new(format!("{} is not understood", file.display())))
-}
-
-fn used(schedstat: &str) -> Option<Duration> {
-    schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+/// Seconds of processor time that these processes have used since they began, ended threads included.
+pub fn used_by(processes: &[i32]) -> Outcome<f64> {
+    let used = |process: &i32| {
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(*process));
+        let time =
+            clock.and_then(ClockId::now).doing(&format!("read the processor time of process {process}"))?;
+        Ok(Duration::from(time).as_secs_f64())
+    };
+    processes.iter().map(used).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process;
+
     use super::*;
 
     #[test]
@@ -57,8 +51,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_figure_of_schedstat_is_the_time_used() {
-        assert_eq!(used("1500000 20 3\n"), Some(Duration::from_micros(1500)));
-        assert_eq!(used(""), None);
+    fn processor_time_grows_with_what_is_done() {
+        let this = i32::try_from(process::id()).expect("a process id is small");
+        let before = used_by(&[this]).expect("this process is there");
+        let until = before + 0.002;
+        let mut looks = 0;
+        while used_by(&[this]).expect("this process is there") < until {
+            looks += 1;
+        }
+        assert!(looks > 0);
+        assert_eq!(used_by(&[]).expect("nothing can be asked"), 0.0);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_error() {
+        // Linux gives out numbers up to 2^22.
+        assert!(used_by(&[(1 << 22) + 1]).is_err());
     }
 }

@@ -10,7 +10,7 @@ use super::Effort;
 use super::cost::{self, Cost};
 use super::ground::{Ground, rotated};
 use super::report::{Figure, Findings, Goal, Measurement, Unit};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::spread::Spread;
 use cases::{Case, Write};
 
@@ -82,17 +82,7 @@ fn compare_events(ground: &mut Ground, case: &Case, rows: usize) -> Outcome<()> 
     for runner in [Runner::RowTrigger, Runner::Ours] {
         write(ground, case, runner, rows)?;
     }
-    let different: i64 = ground.db.value(
-        "select count(*) from (
-             (select payload::jsonb - 'timestamp' from lago_push.message)
-             except
-             (select payload::jsonb - 'timestamp' from peer_outbox)) different",
-    )?;
-    if different > 0 {
-        let sentence =
-            format!("{}: {different} events differ from those of the hand-written trigger", case.name);
-        return Err(Failure::new(sentence));
-    }
+    ground.expect_same_events(&format!("hand-written trigger: {}", case.name))?;
     ground.db.run(
         "create table ready (payload text) with (toast_tuple_target = 8160);
          alter table ready alter payload set storage external;

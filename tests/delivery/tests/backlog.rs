@@ -10,6 +10,7 @@ use delivery::oracle::assert_billed_exactly_once;
 use delivery::scene::{Scene, insert_rows};
 use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
+use postgres::Client;
 
 /// The figures whose names end so, by name and labels.
 fn metrics(scene: &Scene, ending: &str) -> BTreeMap<String, f64> {
@@ -22,14 +23,20 @@ fn metric(scene: &Scene, name: &str) -> f64 {
     scene.value(&format!("select max(value) from lago_push.metrics where name = '{name}'"))
 }
 
-#[test]
-fn what_was_delivered_behind_an_open_snapshot_is_not_read_again() {
+/// 40,000 rows are billed, and a transaction is open that began before.
+fn delivered_behind_an_open_snapshot() -> (Scene, Client) {
     let scene = Scene::new();
     scene.billed_table("usage");
     let mut holder = scene.db();
     holder.batch_execute("begin isolation level repeatable read; select count(*) from usage").unwrap();
     scene.sql(&insert_rows("usage", 40_000));
     assert_billed_exactly_once(&scene);
+    (scene, holder)
+}
+
+#[test]
+fn what_was_delivered_behind_an_open_snapshot_is_not_read_again() {
+    let (scene, mut holder) = delivered_behind_an_open_snapshot();
     let figures = "select concat_ws(' ', pending, oldest_pending, bytes_waiting, delivered, estimated) from lago_push.status";
     assert_eq!(
         scene.value::<String>(figures),
@@ -47,12 +54,7 @@ fn what_was_delivered_behind_an_open_snapshot_is_not_read_again() {
 
 #[test]
 fn flush_does_not_pass_what_was_delivered_behind_an_open_snapshot() {
-    let scene = Scene::new();
-    scene.billed_table("usage");
-    let mut holder = scene.db();
-    holder.batch_execute("begin isolation level repeatable read; select count(*) from usage").unwrap();
-    scene.sql(&insert_rows("usage", 40_000));
-    assert_billed_exactly_once(&scene);
+    let (scene, mut holder) = delivered_behind_an_open_snapshot();
     // The worker notes where the outbox begins when it settles, and not each time.
     wait_until("the worker has noted where the outbox begins", PATIENCE, || {
         scene.sql(&insert_rows("usage", 1));

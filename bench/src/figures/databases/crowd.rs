@@ -92,8 +92,9 @@ impl Crowd {
         self.workers()?.into_iter().map(process::own_megabytes).sum()
     }
 
-    pub fn processor_time(&self) -> Outcome<Duration> {
-        self.workers()?.into_iter().map(process::processor_time).sum()
+    /// Seconds of processor time that all workers have used so far.
+    pub fn processor_time(&self) -> Outcome<f64> {
+        process::used_by(&self.workers()?)
     }
 
     fn workers(&self) -> Outcome<Vec<i32>> {
