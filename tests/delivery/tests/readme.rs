@@ -417,7 +417,7 @@ fn is_finding(literal: &str) -> bool {
     literal.trim().contains(' ') && !is_advice
 }
 
-/// Whether a literal is SQL.
+/// Whether a literal is SQL: a statement, or a piece of one, told by a parameter, which no sentence has.
 fn is_statement(literal: &str) -> bool {
     let verbs = [
         "select ",
@@ -429,7 +429,8 @@ fn is_statement(literal: &str) -> bool {
         "lock table ",
         " union all ",
     ];
-    verbs.iter().any(|verb| literal.starts_with(verb))
+    let has_parameter = literal.split('$').skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    has_parameter || verbs.iter().any(|verb| literal.starts_with(verb))
 }
 
 /// What a format string says between its values.
