@@ -185,6 +185,7 @@ declare
     wanted lago_push.sync := lago_push._sync_named(convert_from(_backfill_open.sync, getdatabaseencoding()));
     condition text := nullif(convert_from(_backfill_open.filter, getdatabaseencoding()), '');
 begin
+    perform lago_push._refuse_query(wanted, 'backfilled');
     perform lago_push._check_source(wanted.source);
     if coalesce(chunk, 0) not between 1 and 100000 then
         raise exception using errcode = 'invalid_parameter_value',
@@ -285,7 +286,7 @@ as $$
              where m.id >= from_id
                -- What is paused, or waits for its tick, holds up nobody.
                and m.sync_id in (select s.id from lago_push.sync s
-                                  where s.destination_id = (sync).destination_id and s.state = 'active' and s.schedule is null)
+                                  where s.destination_id = (sync).destination_id and s.state = 'active' and (s.schedule is null or s.query is not null))
              order by m.id
              limit most) w;
 $$;

@@ -69,12 +69,21 @@ sync as (
            coalesce(w.recent, 0) / spell.seconds as coming,
            coalesce(w.recent_bytes, 0) / spell.seconds as coming_bytes,
            -- What lago_push._triggers() finds, for whoever may look; and none that is switched off.
+           s.query is not null or
            exists (select from pg_catalog.pg_trigger t
                     where t.tgfoid = 'lago_push.capture()'::pg_catalog.regprocedure
                       and t.tgparentid = 0
                       and t.tgenabled <> 'D'
                       and t.tgargs = pg_catalog.convert_to(s.name, pg_catalog.getdatabaseencoding()) || '\x00'::bytea) as has_trigger,
-           case when s.max_pending is null then false else c.waiting >= s.max_pending end as at_cap
+           case when s.max_pending is null then false else c.waiting >= s.max_pending end as at_cap,
+           s.query is not null as has_query,
+           ran.started_at as last_run_at,
+           ran.seconds as last_run_seconds,
+           case when ran.state = 'failed' then ran.error end as run_error,
+           case when ran.state = 'failed' then ran.finished_at end as run_error_at,
+           coalesce(m.runs, 0) as runs,
+           coalesce(m.failures, 0) as run_failures,
+           coalesce(m.row_count, 0) as remembered
       from lago_push.sync s
       join lago_push.destination d on d.id = s.destination_id
      cross join overall every
@@ -86,6 +95,12 @@ sync as (
       left join lateral (select r.* from retrying r where r.sync_id = s.id limit 1) r on true
      cross join lateral lago_push._letters(s.id, 100000) l
       left join lago_push._capped() c on c.sync_id = s.id
+      left join lateral (select m.* from lago_push.memory m where m.sync_id = s.id limit 1) m on true
+      left join lateral (select r.state, r.started_at, r.finished_at, r.error,
+                                extract(epoch from r.finished_at - r.started_at)::double precision as seconds
+                           from lago_push.run r
+                          where r.sync_id = s.id and r.state in ('succeeded', 'failed')
+                          order by r.id desc limit 1) ran on true
      cross join lateral (
            select least(greatest(extract(epoch from pg_catalog.clock_timestamp() - w.oldest), 10), 60)::double precision as seconds
      ) spell

@@ -43,15 +43,17 @@ language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.drop_destination(text) is 'Removes a destination; refuses while a sync uses it.';
 
 create function lago_push.create_sync(
-    name text, source regclass, template text default null, mapper regprocedure default null, destination text default null,
+    name text, source regclass default null, template text default null, mapper regprocedure default null, destination text default null,
     endpoint text default 'event', operations text[] default '{insert}', columns name[] default null,
     filter text default null, exclude name[] default null, method text default null, path text default null,
     root text default null, headers jsonb default null, order_by text default null, batch_size integer default 100, schedule text default null,
     keep_replies interval default null, on_error text default 'dead_letter', unchanged text default 'send',
-    max_pending bigint default null, when_full text default 'warn')
+    max_pending bigint default null, when_full text default 'warn',
+    query text default null, key name[] default null, cursor name default null, overlap text default null,
+    max_removed double precision default 0.5, first_run text default 'send', time_limit interval default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+comment on function lago_push.create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text, text, name[], name, text, double precision, text, interval) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
 
 create function lago_push.alter_sync(
     name text, source regclass default null, template text default null, mapper regprocedure default null, destination text default null,
@@ -59,10 +61,12 @@ create function lago_push.alter_sync(
     filter text default null, exclude name[] default null, method text default null, path text default null,
     root text default null, headers jsonb default null, order_by text default null, batch_size integer default null, schedule text default null,
     keep_replies interval default null, on_error text default null, unchanged text default null,
-    max_pending bigint default null, when_full text default null)
+    max_pending bigint default null, when_full text default null,
+    query text default null, key name[] default null, cursor name default null, overlap text default null,
+    max_removed double precision default null, first_run text default null, time_limit interval default null)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
-comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+comment on function lago_push.alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text, text, name[], name, text, double precision, text, interval) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
 
 create function lago_push.activate(sync text)
 returns void
@@ -83,6 +87,11 @@ create function lago_push.drop_sync(sync text, discard boolean default false)
 returns void
 language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
 comment on function lago_push.drop_sync(text, boolean) is 'Detaches and removes a sync; refuses while it has pending messages or dead letters, unless discard.';
+
+create function lago_push.run_now(sync text, removals text default 'limit')
+returns void
+language c as 'MODULE_PATHNAME', 'lago_push_as_owner';
+comment on function lago_push.run_now(text, text) is 'Runs a sync''s query at the next opportunity, whatever its schedule says.';
 
 create function lago_push.flush(sync text default null, timeout interval default '30 s')
 returns boolean
@@ -146,6 +155,7 @@ comment on function lago_push._capture_rows(integer, bytea, integer) is 'Interna
 comment on function lago_push._check_correction(bigint, integer, text, boolean, bytea) is 'Internal: refuses a payload Lago would not bill, and takes out of it what belongs into the path.';
 comment on function lago_push._check_filter(bytea) is 'Internal: refuses a filter that is not one expression.';
 comment on function lago_push._check_proxy(text) is 'Internal: refuses a proxy that cannot be used.';
+comment on function lago_push._check_query_recipe(bytea, bytea, oid[], bytea, bytea, text, bytea, text, text[], bytea, bytea) is 'Internal: refuses a template, path or order that cannot be applied to a query''s columns, or that Lago would not bill.';
 comment on function lago_push._check_recipe(bytea, oid, bytea, text, bytea, text, text[], bytea, boolean, bytea) is 'Internal: refuses a template, path or order that cannot be applied to its source, or that Lago would not bill.';
 comment on function lago_push._check_schedule(text) is 'Internal: refuses a schedule that is neither an interval nor five cron fields.';
 comment on function lago_push._check_url(text, boolean) is 'Internal: refuses a URL that cannot be Lago''s API.';
@@ -159,9 +169,12 @@ comment on function lago_push._has_unwritten(integer) is 'Internal: whether the 
 comment on function lago_push._hide_statement(text) is 'Internal: replaces the running statement in pg_stat_activity.';
 comment on function lago_push._in_flight() is 'Internal: requests under way, by destination.';
 comment on function lago_push._key_of_row(oid, bytea) is 'Internal: the key of the row a query gives.';
+comment on function lago_push._query_columns(bytea, bytea, oid) is 'Internal: the columns of a query, which is run for a moment.';
 comment on function lago_push._reconciled(integer, bigint, bigint, bytea, boolean, boolean) is 'Internal: compares a sync''s events with those Lago lists.';
 comment on function lago_push._render_letter(integer, text, bytea, bytea, bigint, bigint) is 'Internal: renders the row of a dead letter again.';
 comment on function lago_push._rendered(integer, integer) is 'Internal: rows of a sync''s source, rendered as they would be captured.';
+comment on function lago_push._runs_under_way() is 'Internal: how far the runs under way are.';
+comment on function lago_push._search_path() is 'Internal: where the caller looks for names.';
 comment on function lago_push._send(integer, text, bytea, boolean) is 'Internal: makes one call of a sync and says what came back.';
 comment on function lago_push._suggest(bytea, bytea, bytea, text[], bytea) is 'Internal: drafts a template.';
 comment on function lago_push._user_agent() is 'Internal: what lago_push calls itself.';

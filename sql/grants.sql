@@ -33,6 +33,7 @@ revoke all on all procedures in schema lago_push from public;
 
 grant usage on schema lago_push to pg_monitor;
 grant execute on function lago_push._workers(), lago_push._in_flight(), lago_push._capped(), lago_push._endpoints(),
+    lago_push._runs_under_way(),
     lago_push._backlog(bigint, bigint), lago_push._letters(integer, bigint) to pg_monitor;
 grant select on lago_push.status, lago_push.destinations, lago_push.workers, lago_push.endpoints, lago_push.ledger,
-    lago_push.metrics, lago_push.backfills to pg_monitor;
+    lago_push.metrics, lago_push.backfills, lago_push.runs to pg_monitor;

@@ -81,7 +81,7 @@ begin
                 if letter.source_row is null then
                     continue;
                 end if;
-                if not exists (select from pg_class c where c.oid = wanted.source) then
+                if wanted.query is null and not exists (select from pg_class c where c.oid = wanted.source) then
                     update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
                     continue;
                 end if;

@@ -19,7 +19,7 @@ worker as materialized (
 )
 select m.name, m.labels, m.value
   from (select v.name,
-               pg_catalog.jsonb_build_object('sync', f.sync, 'destination', f.destination, 'source', f.source::text),
+               pg_catalog.jsonb_build_object('sync', f.sync, 'destination', f.destination, 'source', coalesce(f.source::text, 'query')),
                v.value
           from figures f
           left join (select i.sync_id,
@@ -51,7 +51,13 @@ select m.name, m.labels, m.value
                ('lago_push_balanced',
                 case when not f.captured_estimated
                      then (entered.captured = f.delivered + f.dead + coalesce(done.discarded, 0) + f.pending)::integer end),
-               ('lago_push_last_delivered_timestamp_seconds', extract(epoch from f.last_delivered_at))
+               ('lago_push_last_delivered_timestamp_seconds', extract(epoch from f.last_delivered_at)),
+               ('lago_push_runs_total', case when f.has_query then f.runs + f.run_failures end),
+               ('lago_push_run_failures_total', case when f.has_query then f.run_failures end),
+               ('lago_push_run_failing', case when f.has_query then (f.run_error_at is not null)::integer end),
+               ('lago_push_last_run_timestamp_seconds', extract(epoch from f.last_run_at)),
+               ('lago_push_last_run_seconds', f.last_run_seconds),
+               ('lago_push_remembered_rows', case when f.has_query then f.remembered end)
          ) v(name, value)
         union all
         select v.name, pg_catalog.jsonb_build_object('destination', d.name), v.value
@@ -84,7 +90,7 @@ select m.name, m.labels, m.value
                       or exists (select from figures f
                                    join lago_push.sync s on s.id = f.id
                                    join destinations d on d.name = f.destination
-                                  where f.pending > 0 and f.state = 'active' and s.schedule is null
+                                  where f.pending > 0 and f.state = 'active' and (s.schedule is null or s.query is not null)
                                     and d.state not like 'held: %'))
                 )::integer),
                ('lago_push_messages_per_second', coalesce(w.messages_per_second, 0)),

@@ -17,6 +17,7 @@ declare
     period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
     period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
 begin
+    perform lago_push._refuse_query(wanted, 'reconciled');
     perform lago_push._check_source(wanted.source);
     if wanted.state = 'draft' then
         raise exception using errcode = 'object_not_in_prerequisite_state',

@@ -19,9 +19,9 @@ begin
             functions := '{}';
         when 'maker' then
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
-                           pause,resume,redrive,discard,correct,flush,reconcile,backfill}';
+                           pause,resume,redrive,discard,correct,flush,reconcile,backfill,run_now}';
         when 'operator' then
-            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount}';
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount,run_now}';
             relations := '{outbox,dead_letters,replies}';
         when 'admin' then
             functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';

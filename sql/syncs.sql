@@ -57,8 +57,8 @@ as $$
 declare
     wanted lago_push.sync := lago_push._locked_sync(_sync.sync);
 begin
-    if exists (select from pg_class c where c.oid = wanted.source) then
-        perform lago_push._check_source(wanted.source);
+    if wanted.query is not null or exists (select from pg_class c where c.oid = wanted.source) then
+        perform lago_push._check_rights(wanted);
     end if;
     return wanted;
 end
@@ -118,7 +118,7 @@ begin
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is not a table', _check_source.source),
             detail = 'Rows are captured by a row trigger, which only tables and partitioned tables can have.',
-            hint = 'Name the table the rows are written to.';
+            hint = format('Name the table the rows are written to, or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source);
     elsif wanted.relpersistence = 't' then
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is a temporary table', _check_source.source),
@@ -303,12 +303,8 @@ begin
     if coalesce(wanted.name, '') = '' then
         raise exception using errcode = 'invalid_parameter_value', message = 'a sync needs a name';
     end if;
-    if wanted.source is null then
-        raise exception using errcode = 'null_value_not_allowed',
-            message = format('sync "%s" needs a source', wanted.name),
-            hint = 'Give the table: source => ''public.my_table''.';
-    end if;
-    perform lago_push._check_source(wanted.source);
+    perform lago_push._check_kind(wanted);
+    perform lago_push._check_rights(wanted);
     if wanted.template is not null and wanted.mapper is not null then
         raise exception using errcode = 'invalid_parameter_value',
             message = format('sync "%s" has both a template and a mapper', wanted.name),
@@ -389,6 +385,15 @@ begin
         raise exception using errcode = 'invalid_parameter_value',
             message = 'keep_replies must be between 1 second and 10 years';
     end if;
+    if wanted.query is not null then
+        if wanted.columns is not null and not 'update' = any (wanted.operations) then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = 'columns is given, but the sync does not capture updates',
+                hint = 'Add update to operations, or leave columns out.';
+        end if;
+        perform lago_push._check_query(wanted);
+        return;
+    end if;
     if wanted.exclude is not null then
         perform lago_push._check_columns(wanted.source, 'exclude', wanted.exclude, 'the sync may not see');
     end if;
@@ -434,7 +439,8 @@ create function lago_push._create_sync(
     endpoint text, operations text[], columns name[],
     filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
     batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text,
-    max_pending bigint, when_full text)
+    max_pending bigint, when_full text,
+    query text, key name[], cursor name, overlap text, max_removed double precision, first_run text, time_limit interval)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -445,6 +451,11 @@ declare
 begin
     wanted.name := _create_sync.name;
     wanted.source := _create_sync.source;
+    wanted.query := nullif(_create_sync.query, '');
+    wanted.key := nullif(_create_sync.key, '{}');
+    wanted.cursor := nullif(_create_sync.cursor, '');
+    wanted.overlap := nullif(_create_sync.overlap, '');
+    wanted.time_limit := _create_sync.time_limit;
     wanted.template := _create_sync.template;
     wanted.mapper := _create_sync.mapper::text;
     -- A path of its own makes the call the user's, not one of usage events.
@@ -467,6 +478,15 @@ begin
     wanted.max_pending := nullif(_create_sync.max_pending, 0);
     wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
+    if wanted.query is not null then
+        wanted.max_removed := _create_sync.max_removed;
+        wanted.first_run := _create_sync.first_run;
+        wanted.run_as := lago_push._caller();
+        wanted.search_path := convert_from(lago_push._search_path(), 'UTF8');
+        perform lago_push._check_kind(wanted);
+        wanted.query_columns := lago_push._columns_of(wanted);
+        wanted.overlap := coalesce(wanted.overlap, lago_push._default_overlap(wanted));
+    end if;
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');
@@ -478,13 +498,16 @@ begin
             hint = 'Change it with lago_push.alter_sync(), drop it with lago_push.drop_sync(), or choose another name.';
     end if;
     insert into lago_push.account (sync_id) values (wanted.id);
+    if wanted.query is not null then
+        insert into lago_push.memory (sync_id) values (wanted.id);
+    end if;
     if wanted.filter is not null then
         perform lago_push._try_to_attach(wanted.id);
     end if;
     perform lago_push._wake();
 end
 $$;
-comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Internal: does lago_push.create_sync().';
+comment on function lago_push._create_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text, text, name[], name, text, double precision, text, interval) is 'Internal: does lago_push.create_sync().';
 
 -- Purpose:    change a sync. Null leaves a parameter as it is; an empty text, array or interval, or 0, takes it away.
 -- Locks:      where the trigger changes, SHARE ROW EXCLUSIVE on the source until commit; gives up after 5 seconds of waiting for it.
@@ -494,7 +517,8 @@ create function lago_push._alter_sync(
     endpoint text, operations text[], columns name[],
     filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text,
     batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text,
-    max_pending bigint, when_full text)
+    max_pending bigint, when_full text,
+    query text, key name[], cursor name, overlap text, max_removed double precision, first_run text, time_limit interval)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -512,6 +536,34 @@ begin
             hint = 'Give one of them.';
     end if;
     wanted.source := coalesce(_alter_sync.source, wanted.source);
+    wanted.query := coalesce(nullif(_alter_sync.query, ''), wanted.query);
+    if (wanted.query is null) <> (old.query is null) or (wanted.source is null) <> (old.source is null) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has a %s, which cannot become a %s', wanted.name,
+                             case when old.query is null then 'source' else 'query' end,
+                             case when old.query is null then 'query' else 'source' end),
+            detail = 'What is captured at each write, and what at each run, is told apart by other ids.',
+            hint = 'Make another sync, and drop this one.';
+    end if;
+    wanted.key := coalesce(nullif(_alter_sync.key, '{}'), wanted.key);
+    if wanted.key <> old.key and exists (select from lago_push.remembered r where r.sync_id = old.id) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('the key of sync "%s" cannot be changed', wanted.name),
+            detail = 'Its runs remember rows by that key; by another one all of them would be gone, and as many new.',
+            hint = 'Make another sync with first_run => ''remember'', and drop this one.';
+    end if;
+    wanted.cursor := nullif(coalesce(_alter_sync.cursor, wanted.cursor), '');
+    wanted.overlap := nullif(coalesce(_alter_sync.overlap, case when wanted.cursor is not distinct from old.cursor then wanted.overlap end), '');
+    wanted.max_removed := case when wanted.query is not null then coalesce(_alter_sync.max_removed, wanted.max_removed) end;
+    wanted.first_run := case when wanted.query is not null then coalesce(_alter_sync.first_run, wanted.first_run) end;
+    wanted.time_limit := nullif(coalesce(_alter_sync.time_limit, wanted.time_limit), '0');
+    if _alter_sync.query is not null then
+        wanted.search_path := convert_from(lago_push._search_path(), 'UTF8');
+        wanted.query_columns := lago_push._columns_of(wanted);
+    end if;
+    if wanted.cursor is not null then
+        wanted.overlap := coalesce(wanted.overlap, lago_push._default_overlap(wanted));
+    end if;
     if template is not null or mapper is not null then
         wanted.template := nullif(_alter_sync.template, '');
         wanted.mapper := _alter_sync.mapper::text;
@@ -554,12 +606,23 @@ begin
     end if;
     update lago_push.sync s
        set (source, destination_id, endpoint, template, mapper, operations, columns, filter, exclude, unchanged,
-            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full)
+            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full,
+            query, key, cursor, overlap, max_removed, first_run, time_limit, search_path, query_columns)
          = (wanted.source, wanted.destination_id, wanted.endpoint, wanted.template, wanted.mapper, wanted.operations,
             wanted.columns, wanted.filter, wanted.exclude, wanted.unchanged, wanted.method, wanted.path, wanted.root,
             wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error,
-            wanted.max_pending, wanted.when_full)
+            wanted.max_pending, wanted.when_full,
+            wanted.query, wanted.key, wanted.cursor, wanted.overlap, wanted.max_removed, wanted.first_run, wanted.time_limit,
+            wanted.search_path, wanted.query_columns)
      where s.id = old.id;
+    if wanted.cursor is distinct from old.cursor then
+        -- What was read by one column says nothing about another.
+        update lago_push.memory m set high_water = null where m.sync_id = old.id;
+    end if;
+    if wanted.source is null then
+        perform lago_push._wake();
+        return;
+    end if;
     if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
         or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
         fires := lago_push._fires(old);
@@ -579,7 +642,7 @@ exception when lock_not_available then
         hint = 'Try again when long transactions on the table have ended.';
 end
 $$;
-comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text) is 'Internal: does lago_push.alter_sync().';
+comment on function lago_push._alter_sync(text, regclass, text, regprocedure, text, text, text[], name[], text, name[], text, text, text, jsonb, text, integer, text, interval, text, text, bigint, text, text, name[], name, text, double precision, text, interval) is 'Internal: does lago_push.alter_sync().';
 
 -- Purpose:    remove the trigger that activate() made. One attached by hand stays: it is the user's.
 -- Returns:    whether there was one.
@@ -726,7 +789,7 @@ begin
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" is paused', wanted.name),
             hint = 'Start deliveries again with lago_push.resume().';
-    elsif wanted.state = 'active' and exists (select from lago_push._triggers(wanted.name)) then
+    elsif wanted.state = 'active' and (wanted.query is not null or exists (select from lago_push._triggers(wanted.name))) then
         raise notice 'sync "%" is active already', wanted.name;
         return;
     elsif wanted.state = 'active' then
@@ -735,6 +798,16 @@ begin
     end if;
     perform lago_push._check_sync(wanted);
     update lago_push.sync s set state = 'active' where s.id = wanted.id;
+    if wanted.query is not null then
+        if lago_push._columns_of(wanted) <> wanted.query_columns then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('the query of sync "%s" has other columns than when it was checked', wanted.name),
+                hint = format('If that is meant, give it again: lago_push.alter_sync(%L, query => …).', wanted.name);
+        end if;
+        update lago_push.memory m set activated_at = clock_timestamp() where m.sync_id = wanted.id;
+        perform lago_push._wake();
+        return;
+    end if;
     if not exists (select from lago_push._triggers(wanted.name)) then
         perform lago_push._attach(wanted.id);
     end if;
@@ -830,6 +903,7 @@ begin
     delete from lago_push.retry r using lago_push.message m where m.id = r.message_id and m.sync_id = wanted.id;
     delete from lago_push.message m where m.sync_id = wanted.id;
     delete from lago_push.dead_letter l where l.sync_id = wanted.id;
+    delete from lago_push.remembered r where r.sync_id = wanted.id;
     delete from lago_push.sync s where s.id = wanted.id;
     perform lago_push._wake();
 exception when lock_not_available then

@@ -99,7 +99,8 @@ comment on table lago_push.destination_hold is 'Destinations the worker has stop
 create table lago_push.sync (
     id             integer generated always as identity,
     name           text not null,
-    source         regclass not null,
+    -- The table whose rows are captured; null where a query takes its place.
+    source         regclass,
     destination_id integer not null,
     endpoint       text not null,
     -- What a message is made by: one of the two, or neither where the path alone says it all.
@@ -125,6 +126,24 @@ create table lago_push.sync (
     -- How many messages may wait, and what becomes of rows beyond; null: any number.
     max_pending    bigint,
     when_full      text not null default 'warn',
+    -- What gives the rows where there is no source: runs compare what it gives with what it gave before.
+    query          text,
+    -- The query's columns that tell its rows apart.
+    key            name[],
+    -- Its column that only grows, where not everything is read each time; and how far behind the highest value reading begins.
+    cursor         name,
+    overlap        text,
+    -- The share of the rows that one run may take for removed.
+    max_removed    double precision,
+    -- What becomes of the rows that are there at the first run.
+    first_run      text,
+    -- How long a run may take; null: as long as it does.
+    time_limit     interval,
+    -- With whose rights the query runs, and where it looks for names.
+    run_as         regrole,
+    search_path    text,
+    -- Its columns when it was checked last: an array of objects of name and type.
+    query_columns  jsonb,
     constraint sync_is_numbered primary key (id),
     constraint sync_name_is_unique unique (name),
     constraint sync_has_a_name check (name <> ''),
@@ -141,9 +160,16 @@ create table lago_push.sync (
     constraint on_error_is_known check (on_error in ('dead_letter', 'raise')),
     constraint state_is_known check (state in ('draft', 'active', 'paused')),
     constraint max_pending_is_positive check (max_pending > 0),
-    constraint when_full_is_known check (when_full in ('warn', 'dead_letter', 'raise'))
+    constraint when_full_is_known check (when_full in ('warn', 'dead_letter', 'raise')),
+    constraint source_or_query check ((source is null) <> (query is null)),
+    constraint query_is_complete check (query is null or
+        (key is not null and max_removed is not null and first_run is not null and run_as is not null
+         and search_path is not null and query_columns is not null)),
+    constraint max_removed_is_a_share check (max_removed between 0 and 1),
+    constraint first_run_is_known check (first_run in ('send', 'remember')),
+    constraint time_limit_is_positive check (time_limit > '0')
 );
-comment on table lago_push.sync is 'Source table, operations, template, endpoint and destination. Private; read lago_push.status.';
+comment on table lago_push.sync is 'Source table or query, operations, template, endpoint and destination. Private; read lago_push.status.';
 
 create table lago_push.account (
     sync_id           integer not null,
@@ -301,6 +327,71 @@ create index backfill_by_sync on lago_push.backfill (sync_id);
 create unique index one_unfinished_backfill_per_sync on lago_push.backfill (sync_id) where finished_at is null;
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
 
+-- Written twice: when a run begins, and in its own transaction when it ends, or in one more when it fails.
+create table lago_push.run (
+    id          bigint generated always as identity,
+    sync_id     integer not null,
+    state       text not null default 'running',
+    started_at  timestamptz not null default pg_catalog.clock_timestamp(),
+    finished_at timestamptz,
+    rows_read   bigint,
+    added       bigint,
+    changed     bigint,
+    removed     bigint,
+    unchanged   bigint,
+    error       text,
+    remark      text,
+    constraint run_is_numbered primary key (id),
+    constraint run_state_is_known check (state in ('running', 'succeeded', 'failed', 'interrupted')),
+    constraint run_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade
+);
+create index run_by_sync on lago_push.run (sync_id, id);
+comment on table lago_push.run is 'The runs of each query, for as long as lago_push.keep_runs says. Private; read lago_push.runs.';
+
+-- A row for each asking, so that nobody who asks has to wait for a run, nor it for him.
+create table lago_push.run_request (
+    sync_id  integer not null,
+    asked_at timestamptz not null default pg_catalog.clock_timestamp(),
+    removals text not null,
+    constraint run_request_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade,
+    constraint removals_are_known check (removals in ('limited', 'accepted'))
+);
+create index run_request_by_sync on lago_push.run_request (sync_id);
+comment on table lago_push.run_request is 'Runs that were asked for with lago_push.run_now() and have not begun. Private.';
+
+-- Moves in the transaction of each run, with the rows it remembers and the messages it makes.
+create table lago_push.memory (
+    sync_id    integer not null,
+    activated_at timestamptz,
+    -- How many runs have ended well; they are numbered by it, and so are the ids of what they send.
+    runs       bigint not null default 0,
+    failures   bigint not null default 0,
+    row_count  bigint not null default 0,
+    -- What was compared, and whether whole rows were kept: a change of either is no change of the rows.
+    compared   text,
+    whole_rows boolean not null default false,
+    -- The highest value of the sync's cursor that was read.
+    high_water text,
+    constraint one_memory_per_sync primary key (sync_id),
+    constraint memory_belongs_to_a_sync
+        foreign key (sync_id) references lago_push.sync (id) on delete cascade
+) with (fillfactor = 50);
+comment on table lago_push.memory is 'What the runs of each query have come to. Private.';
+
+-- No foreign key: it would look up the sync for each row of a source of millions.
+create table lago_push.remembered (
+    sync_id integer not null,
+    key     text collate "C" not null,
+    -- The first half of a SHA-256 of what is compared.
+    digest  uuid not null,
+    -- The whole row, where an update or a delete is made of it.
+    row     json,
+    constraint one_memory_per_key primary key (sync_id, key)
+) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1);
+comment on table lago_push.remembered is 'The rows each query gave when it ran last, by key. Private.';
+
 -- Which server and database these tables were last served by. In no dump: who restores one is another.
 create table lago_push.instance (
     system_identifier bigint not null,
@@ -329,3 +420,8 @@ select pg_catalog.pg_extension_config_dump('lago_push.dead_letter', '');
 select pg_catalog.pg_extension_config_dump('lago_push.reply', '');
 select pg_catalog.pg_extension_config_dump('lago_push.backfill', '');
 select pg_catalog.pg_extension_config_dump('lago_push.backfill_id_seq', '');
+select pg_catalog.pg_extension_config_dump('lago_push.run', '');
+select pg_catalog.pg_extension_config_dump('lago_push.run_id_seq', '');
+select pg_catalog.pg_extension_config_dump('lago_push.run_request', '');
+select pg_catalog.pg_extension_config_dump('lago_push.memory', '');
+select pg_catalog.pg_extension_config_dump('lago_push.remembered', '');

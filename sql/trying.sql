@@ -27,7 +27,7 @@ declare
     target lago_push.destination;
     sent jsonb;
 begin
-    perform lago_push._check_source(wanted.source);
+    perform lago_push._check_rights(wanted);
     if coalesce(rows, 0) not between 1 and 1000 then
         raise exception using errcode = 'invalid_parameter_value',
             message = 'rows must be between 1 and 1000';
@@ -42,11 +42,15 @@ begin
         select r.operation, r.method, target.url || r.path,
                sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
                lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
+               r.warnings || array(select lago_push._unheard(wanted) where wanted.query is null)
           from lago_push._rendered(wanted.id, _preview.rows) r;
     if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
+        if wanted.query is not null then
+            raise notice 'the query of sync "%" gives no row to show', wanted.name;
+        else
+            raise notice 'table % has no row to show', wanted.source
+                using hint = 'Insert one in a transaction, look, and roll back.';
+        end if;
     end if;
 end
 $$;
@@ -65,7 +69,7 @@ declare
     first_payload text;
     doubts text[];
 begin
-    perform lago_push._check_source(wanted.source);
+    perform lago_push._check_rights(wanted);
     -- A body of the caller's needs a row only where the path does.
     if body is null or wanted.path like '%{{%' then
         select r.path, convert_from(r.payload, getdatabaseencoding()), r.warnings
@@ -73,13 +77,16 @@ begin
           from lago_push._rendered(wanted.id, 1) r limit 1;
         if not found then
             raise exception using errcode = 'no_data_found',
-                message = format('table %s has no row to send', wanted.source),
-                hint = case when wanted.path like '%{{%'
+                message = case when wanted.query is null then format('table %s has no row to send', wanted.source)
+                    else format('the query of sync "%s" gives no row to send', wanted.name) end,
+                hint = case when wanted.query is not null and coalesce(wanted.path, '') not like '%{{%'
+                    then 'Give a body: send_test(…, body => ''{…}'').'
+                    when wanted.path like '%{{%'
                     then 'The sync''s path is filled from a row: insert one.'
                     else 'Insert one, or give a body: send_test(…, body => ''{…}'').' end;
         elsif body is null and first_payload is null then
             raise exception using errcode = 'data_exception',
-                message = format('sync "%s" cannot send the first row of %s', wanted.name, wanted.source),
+                message = format('sync "%s" cannot send the first row of %s', wanted.name, coalesce(wanted.source::text, 'its query')),
                 detail = coalesce(doubts[1], ''),
                 hint = 'lago_push.preview() shows more rows; correct the row or the sync, or give a body.';
         end if;

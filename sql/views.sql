@@ -3,7 +3,7 @@
 create view lago_push.status as
 select f.sync,
        f.state,
-       f.source::text as source,
+       coalesce(f.source::text, 'query') as source,
        f.destination,
        f.pending,
        pg_catalog.now() - f.oldest as oldest_pending,
@@ -11,9 +11,8 @@ select f.sync,
        f.delivered,
        f.dead,
        f.last_delivered_at,
-       case when latest.died_at > f.last_error_at or f.last_error_at is null
-            then latest.reason else f.last_error end as last_error,
-       greatest(latest.died_at, f.last_error_at) as last_error_at,
+       worst.error as last_error,
+       worst.at as last_error_at,
        f.estimated,
        f.bytes as bytes_waiting,
        f.bytes_per_second,
@@ -21,13 +20,19 @@ select f.sync,
        case when f.drain_seconds is not null
             then pg_catalog.make_interval(secs => least(f.drain_seconds, 1e12)) end as drains_in,
        f.has_trigger and f.state <> 'draft' as capturing,
-       f.at_cap
+       f.at_cap,
+       f.last_run_at
   from lago_push._figures f
   left join lateral (select l.reason, l.died_at
                        from lago_push.dead_letter l
                       where l.sync_id = f.id
                       order by l.id desc
-                      limit 1) latest on true;
+                      limit 1) latest on true
+  left join lateral (select e.error, e.at
+                       from (values (latest.reason, latest.died_at), (f.last_error, f.last_error_at), (f.run_error, f.run_error_at)) e(error, at)
+                      where e.at is not null
+                      order by e.at desc
+                      limit 1) worst on true;
 comment on view lago_push.status is 'One row per sync: its state and what became of its messages.';
 comment on column lago_push.status.state is 'draft: captures nothing yet; active: captures and delivers; paused: captures, does not deliver';
 comment on column lago_push.status.pending is 'messages in the outbox, not yet delivered or dead';
@@ -41,7 +46,38 @@ comment on column lago_push.status.bytes_per_second is 'by how much that grows: 
 comment on column lago_push.status.capturing is 'whether rows that are written are captured; false for a draft, and where the trigger is off or gone';
 comment on column lago_push.status.at_cap is 'whether as many messages wait as max_pending lets; null: not known yet';
 comment on column lago_push.status.drains_in is 'how long it takes until nothing waits, at the pace the destination was last seen to take and at what comes now; null: not known, or never';
+comment on column lago_push.status.last_run_at is 'when the last run of its query began that came to an end; null for a table';
 comment on column lago_push.status.last_error is 'what went wrong last, in a sentence; it stays after things went well again, so look at its time';
+
+create view lago_push.runs as
+select s.name as sync,
+       case when r.state = 'running' and u.pid is null then 'interrupted' else r.state end as state,
+       r.started_at,
+       r.finished_at,
+       coalesce(r.rows_read, u.rows_read) as rows_read,
+       coalesce(r.added, u.added) as added,
+       coalesce(r.changed, u.changed) as changed,
+       coalesce(r.removed, u.removed) as removed,
+       coalesce(r.unchanged, u.unchanged) as unchanged,
+       r.error,
+       r.remark,
+       u.pid
+  from lago_push.run r
+  join lago_push.sync s on s.id = r.sync_id
+  left join lago_push._runs_under_way() u on u.sync_id = r.sync_id and r.state = 'running';
+comment on view lago_push.runs is 'One row per run of a query: what it found, or why it failed.';
+comment on column lago_push.runs.sync is 'name of the sync';
+comment on column lago_push.runs.state is 'running: under way; succeeded; failed: see error, nothing was captured; interrupted: its process or the server ended before it did, and it is begun again';
+comment on column lago_push.runs.started_at is 'when it began';
+comment on column lago_push.runs.finished_at is 'when it ended; null while it is under way';
+comment on column lago_push.runs.rows_read is 'rows the query gave; of a run under way, so far, like those that follow';
+comment on column lago_push.runs.added is 'those of them with a key that was not there before';
+comment on column lago_push.runs.changed is 'those with a column that was otherwise before';
+comment on column lago_push.runs.removed is 'rows that were there before and are gone';
+comment on column lago_push.runs.unchanged is 'rows that are as they were';
+comment on column lago_push.runs.error is 'why it failed, in a sentence';
+comment on column lago_push.runs.remark is 'what is to be known of it beside that';
+comment on column lago_push.runs.pid is 'its process, while it is under way';
 
 create view lago_push.destinations as
 select d.name,
@@ -127,7 +163,7 @@ comment on view lago_push.endpoints is 'One row per Lago call a sync can make.';
 comment on column lago_push.endpoints.batch is 'how many messages one request may hold';
 comment on column lago_push.endpoints.idempotent is 'whether repeating a call is harmless';
 comment on column lago_push.status.sync is 'name of the sync';
-comment on column lago_push.status.source is 'the table whose rows it captures';
+comment on column lago_push.status.source is 'the table whose rows it captures, or query';
 comment on column lago_push.status.destination is 'where its messages go';
 comment on column lago_push.status.last_delivered_at is 'when Lago last took one';
 comment on column lago_push.status.last_error_at is 'when that was';

@@ -67,6 +67,11 @@ pub fn has_unwritten(sync: i32) -> bool {
     BUFFER.with_borrow(|buffer| buffer.holds(sync))
 }
 
+/// How many messages of a sync wait in the buffer.
+pub fn buffered(sync: i32) -> i64 {
+    BUFFER.with_borrow(|buffer| buffer.payloads(sync))
+}
+
 /// Has the worker read destinations and syncs anew when the transaction under way commits.
 pub fn redefine_at_commit() {
     note(|transaction| transaction.redefines = true);
@@ -122,8 +127,7 @@ pub fn capture(fired: &Fired) {
 /// Whether a row's message may wait with the others. If not, it has been kept otherwise, or refused.
 fn admits(fired: &Fired, ready: &Ready, key: Option<i64>) -> bool {
     let Some(cap) = &ready.cap else { return true };
-    let buffered = BUFFER.with_borrow(|buffer| buffer.payloads(ready.sync));
-    let Room::None(waiting) = cap.room(buffered, outbox::count_committed) else { return true };
+    let Room::None(waiting) = cap.room(buffered(ready.sync), outbox::count_committed) else { return true };
     let when_full = match cap.when_full {
         // As in `unrendered`: an error would stop the replication of everything.
         WhenFull::Raise if xact::applies_replication() => WhenFull::DeadLetter,

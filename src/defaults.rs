@@ -23,6 +23,8 @@ pub enum Origin {
     Look,
     /// It has been there, and may have been captured when it was written.
     Existing,
+    /// A run of a query has found it new, changed or gone.
+    Run { number: i64 },
     /// A dead letter keeps it, since then.
     Letter { id: i64, unix_micros: i64 },
 }
@@ -35,6 +37,8 @@ pub enum PrimaryKey {
     Excludes(String),
     /// Its columns, in its own order.
     Of(Vec<String>),
+    /// The rows are a query's, and these tell them apart: one may leave and come back, which is something new.
+    OfQuery(Vec<String>),
 }
 
 impl PrimaryKey {
@@ -45,7 +49,7 @@ impl PrimaryKey {
             PrimaryKey::Excludes(column) => {
                 Some(format!("column \"{column}\" of the primary key is excluded, so none can be made of it"))
             }
-            PrimaryKey::Of(_) => None,
+            PrimaryKey::Of(_) | PrimaryKey::OfQuery(_) => None,
         }
     }
 }
@@ -59,6 +63,14 @@ pub struct Defaults {
 struct RowName {
     identity: Identity,
     key: Vec<Bound>,
+    versioned: Versioned,
+}
+
+/// Which of a row's changes may happen again, so that the key does not tell them apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Versioned {
+    Updates,
+    All,
 }
 
 impl Defaults {
@@ -66,9 +78,13 @@ impl Defaults {
     pub fn new(supplied: Vec<Supplied>, sync: &str, key: &PrimaryKey, columns: &[Column]) -> Defaults {
         let named = |name: &String| columns.iter().find(|column| column.name == *name).map(Bound::new);
         let name = match (key, key.lack()) {
-            (PrimaryKey::Of(names), None) => Ok(RowName {
+            (PrimaryKey::Of(names) | PrimaryKey::OfQuery(names), None) => Ok(RowName {
                 identity: Identity::new(&encoding::to_server(sync)),
                 key: names.iter().filter_map(named).collect(),
+                versioned: match key {
+                    PrimaryKey::OfQuery(_) => Versioned::All,
+                    _ => Versioned::Updates,
+                },
             }),
             (_, lack) => Err(lack.unwrap_or_default()),
         };
@@ -136,7 +152,9 @@ impl Defaults {
             Supplied::Time => json::push_unix_seconds(
                 out,
                 match view.origin {
-                    Origin::Change | Origin::Look | Origin::Existing => xact::began_unix_micros(),
+                    Origin::Change | Origin::Look | Origin::Existing | Origin::Run { .. } => {
+                        xact::began_unix_micros()
+                    }
                     Origin::Letter { unix_micros, .. } => unix_micros,
                 },
             ),
@@ -154,7 +172,7 @@ impl Defaults {
     }
 
     fn push_identity(&self, view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
-        let RowName { identity, key } = self
+        let RowName { identity, key, versioned } = self
             .name
             .as_ref()
             .map_err(|lack| format!("the payload has no \"transaction_id\", and {lack}"))?;
@@ -165,9 +183,9 @@ impl Defaults {
                     None => Err(format!("column \"{}\" of the primary key is null", column.name())),
                 })?;
             }
-            match view.operation {
-                Operation::Update => push_part(out, |out| push_version(view, out)),
-                Operation::Insert | Operation::Delete => Ok(()),
+            match (view.operation, versioned) {
+                (Operation::Update, _) | (_, Versioned::All) => push_part(out, |out| push_version(view, out)),
+                (Operation::Insert | Operation::Delete, Versioned::Updates) => Ok(()),
             }
         })
     }
@@ -185,6 +203,8 @@ fn push_version(view: &RowView<'_>, out: &mut Vec<u8>) -> Result<(), String> {
             write!(out, "{:x}-{command:x}-{:x}", xact::top_id(), xact::began_unix_micros())
         }
         Origin::Look | Origin::Existing => write!(out, "look-{:x}", xact::began_unix_micros()),
+        // One that did not end has left nothing, and the one after it has its number.
+        Origin::Run { number } => write!(out, "{number}"),
         Origin::Letter { id, .. } => write!(out, "letter-{id}"),
     };
     Ok(())

@@ -111,7 +111,9 @@ pub fn read() -> Result<Directory> {
 fn read_syncs(client: &spi::SpiClient<'_>, directory: &mut Directory) -> Result<()> {
     let mut rows = client.select(
         "select s.id, s.destination_id, s.state, s.batch_size, s.name, s.endpoint, s.method, s.path, s.root,
-                s.headers::text, s.schedule, s.keep_replies is not null
+                s.headers::text,
+                -- A query's is that of its runs.
+                case when to_jsonb(s) ->> 'query' is null then s.schedule end, s.keep_replies is not null
            from lago_push.sync s where s.state <> 'draft'",
         None,
         &[],

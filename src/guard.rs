@@ -22,7 +22,7 @@ pub enum Guard {
 }
 
 /// How a hold that was put on a copy ends.
-const ADVICE: &str = "if this server is to bill: select lago_push.release";
+pub const ADVICE: &str = "if this server is to bill: select lago_push.release";
 
 /// Looks whether this is a copy, and holds its destinations if it is. In the current transaction.
 pub fn look() -> std::result::Result<Guard, Failure> {

@@ -17,6 +17,7 @@
 //! | worker | [`worker`]: read, send, settle; [`version`]: by which version's tables; [`destination`]: where to; [`schedule`], [`lane`]: what goes when; [`backoff`] |
 //! | sender | [`request`]: what goes over the wire; [`sender`]: threads and HTTP |
 //! | verdict | [`verdict`]: what a reply means |
+//! | a query in the place of a table | [`run`]: in the place of capture; [`surface::queries`]: what it is refused for |
 //! | views | [`surface`], and the files in `sql/`; [`surface::trying`]: a look ahead, [`surface::letters`], [`surface::corrections`]: another try; [`surface::backfill`], [`backfill`]: rows that were there before |
 //!
 //! [`pg`] holds the unsafe shims, [`settings`] the configuration parameters. DESIGN.md says why.
@@ -54,6 +55,7 @@ mod recipe;
 mod reconcile;
 mod render;
 mod request;
+mod run;
 mod schedule;
 mod sender;
 mod settings;
@@ -104,6 +106,16 @@ extension_sql_file!(
         surface::role,
         surface::execute_as_caller,
         surface::has_unwritten
+    ]
+);
+extension_sql_file!(
+    "../sql/queries.sql",
+    name = "queries",
+    requires = [
+        "syncs",
+        surface::queries::search_path,
+        surface::queries::query_columns,
+        surface::queries::check_query_recipe
     ]
 );
 extension_sql_file!(
@@ -159,6 +171,7 @@ extension_sql_file!(
     "../sql/entry_points.sql",
     name = "entry_points",
     requires = [
+        "queries",
         "trying",
         "letters",
         "corrections",
@@ -168,14 +181,21 @@ extension_sql_file!(
         surface::workers_and_activities,
         surface::in_flight,
         surface::capped,
-        surface::endpoints
+        surface::endpoints,
+        surface::queries::runs_under_way
     ]
 );
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires =
-        ["entry_points", "backlog", surface::workers_and_activities, surface::in_flight, surface::endpoints]
+    requires = [
+        "entry_points",
+        "backlog",
+        surface::workers_and_activities,
+        surface::in_flight,
+        surface::endpoints,
+        surface::queries::runs_under_way
+    ]
 );
 extension_sql_file!("../sql/ledger.sql", name = "ledger", requires = ["views"]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics", requires = ["ledger"]);
@@ -252,7 +272,11 @@ fn on_command(command: pg::hooks::Command, time: pg::hooks::Time) {
 fn send_worker_out(database: pg_sys::Oid) {
     KEPT_OUT.set(Some(database));
     if let Some(slot) = shared::keep_out(database) {
-        pg::process::wait_until(std::time::Duration::from_secs(5), || !slot.has_worker());
+        pg::process::wait_until(std::time::Duration::from_secs(5), || {
+            // One may have been about to begin.
+            shared::runs::end_all(database);
+            !slot.has_worker() && !shared::runs::any(database)
+        });
     }
 }
 

@@ -44,6 +44,17 @@ impl Sources {
         Sources { columns, excluded, key }
     }
 
+    /// Those of a query, and which of its columns tell its rows apart.
+    pub fn of_query(columns: Vec<Column>, excluded: Vec<String>, key: &[String]) -> Sources {
+        let columns: Vec<Column> =
+            columns.into_iter().filter(|column| !excluded.contains(&column.name)).collect();
+        let key = match key.iter().find(|name| excluded.contains(name)) {
+            Some(name) => PrimaryKey::Excludes(name.clone()),
+            None => PrimaryKey::OfQuery(key.to_vec()),
+        };
+        Sources { columns, excluded, key }
+    }
+
     pub fn excludes(&self, column: &str) -> bool {
         self.excluded.iter().any(|excluded| excluded == column)
     }
@@ -252,6 +263,7 @@ pub struct Recipe {
     defaults: Defaults,
     bound: Vec<Bound>,
     proof: Proof,
+    needs_old: bool,
     /// Values that all stay the same in an update that is skipped; empty if none is.
     counting: Vec<Stored>,
     named: Vec<String>,
@@ -289,10 +301,11 @@ pub enum Made {
 }
 
 impl Recipe {
-    /// Binds a definition to an open relation; the error says what is not as it was when it was defined.
+    /// Binds a definition to an open relation, or to a query's rows, which have none; the error says what is not as it
+    /// was when it was defined.
     pub fn bind(
         definition: Definition<'_>,
-        relation: pg_sys::Relation,
+        relation: Option<pg_sys::Relation>,
         sources: &Sources,
     ) -> Result<Recipe, String> {
         let Definition { sync, call, texts, mapper, unchanged, counting } = definition;
@@ -327,8 +340,11 @@ impl Recipe {
             .columns
             .iter()
             .filter(counts)
-            .filter_map(|column| trigger::stored(relation, column.number))
+            .filter_map(|column| trigger::stored(relation?, column.number))
             .collect();
+        let needs_old = parsed.references().any(|(_, reference)| reference.side == Side::Old)
+            || parsed.whole(Side::Old)
+            || matches!(maker, Maker::Mapper(_));
         let is_program = parsed.is_program();
         let defaults = Defaults::new(parsed.supplied(&call), sync, &sources.key, &sources.columns);
         let order = match parsed.order_by {
@@ -347,7 +363,23 @@ impl Recipe {
             Maker::Template(_) if !is_program => Proof::Given,
             _ => Proof::EachPayload,
         };
-        Ok(Recipe { call, maker, path: parsed.path, order, defaults, bound, proof, counting, named })
+        Ok(Recipe {
+            call,
+            maker,
+            path: parsed.path,
+            order,
+            defaults,
+            bound,
+            proof,
+            needs_old,
+            counting,
+            named,
+        })
+    }
+
+    /// Whether an update's payload depends on what the row was before.
+    pub fn needs_old(&self) -> bool {
+        self.needs_old
     }
 
     pub fn call(&self) -> &Call {

@@ -151,7 +151,9 @@ impl liquid::Row for RowView<'_> {
     fn clock(&self) -> liquid::Clock {
         match self.origin {
             Origin::Existing => liquid::Clock::Refused,
-            Origin::Change | Origin::Look | Origin::Letter { .. } => liquid::Clock::Allowed,
+            Origin::Change | Origin::Look | Origin::Run { .. } | Origin::Letter { .. } => {
+                liquid::Clock::Allowed
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings: every configuration parameter of lago_push.
 
-use crate::instance;
+use crate::{instance, shared};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::time::Duration;
 
@@ -26,6 +26,13 @@ static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(12);
 /// How long a worker that is told to stop waits for requests under way. Unit: milliseconds. What is
 /// not answered by then goes again after the restart. Takes effect at the next stop after a reload.
 static SHUTDOWN_PATIENCE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// How many runs of queries may be under way in one database. Each is a process. Takes effect at the next run after a
+/// reload.
+static MAX_RUNS: GucSetting<i32> = GucSetting::<i32>::new(2);
+
+/// How long the view `runs` keeps a run. Unit: seconds. Takes effect at the end of the sync's next run.
+static KEEP_RUNS: GucSetting<i32> = GucSetting::<i32>::new(30 * 86_400);
 
 /// What a promoted server does with its destinations. `auto` delivers where the server was seen
 /// streaming from a primary, which a failover standby does and a restored backup does not. Takes effect
@@ -93,6 +100,26 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"lago_push.max_runs",
+        c"How many runs of queries may be under way in one database.",
+        c"Each is a process, which counts against max_worker_processes; further ones wait.",
+        &MAX_RUNS,
+        1,
+        shared::runs::RUNS as i32,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"lago_push.keep_runs",
+        c"How long the view runs keeps what became of a run.",
+        c"The last run of each sync is always kept.",
+        &KEEP_RUNS,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
     GucRegistry::define_enum_guc(
         c"lago_push.on_promotion",
         c"What a promoted server does with its destinations: auto, deliver or hold.",
@@ -113,6 +140,14 @@ pub fn on_promotion() -> instance::OnPromotion {
 
 pub fn max_attempts() -> u32 {
     MAX_ATTEMPTS.get().unsigned_abs()
+}
+
+pub fn max_runs() -> usize {
+    MAX_RUNS.get().unsigned_abs() as usize
+}
+
+pub fn keep_runs_seconds() -> i64 {
+    KEEP_RUNS.get().into()
 }
 
 pub fn shutdown_patience() -> Duration {

@@ -4,8 +4,10 @@
 //! is hints and observations; nothing here is needed to be right after a crash.
 
 pub mod caps;
+pub mod runs;
 
 use self::caps::Caps;
+use self::runs::{RUNS, RunSlot};
 use crate::pg::process::{self, Place};
 use crate::pg::shmem::{self, AllAtomics, Block};
 use pgrx::pg_sys;
@@ -25,6 +27,7 @@ pub struct Shared {
     revisit: AtomicBool,
     slots: [Slot; DATABASES],
     lanes: [LaneSlot; LANES],
+    runs: [RunSlot; RUNS],
     caps: Caps,
 }
 

@@ -7,6 +7,7 @@ pub mod check;
 pub mod corrections;
 pub mod instance;
 pub mod letters;
+pub mod queries;
 pub mod reconcile;
 pub mod trying;
 

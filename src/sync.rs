@@ -11,8 +11,11 @@ use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
 use crate::recipe::{Definition, Recipe, Sources, Texts, Unchanged};
 use pgrx::pg_sys;
+use crate::render::Column;
+use crate::run::query::{self, CursorKind};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What a trigger's argument turned out to mean.
 pub enum Compiled {
@@ -119,7 +122,9 @@ fn forget(relation: pg_sys::Oid) {
 pub struct Stored {
     pub id: i32,
     pub name: String,
+    /// The table; no number where a query takes its place.
     pub source: pg_sys::Oid,
+    pub query: Option<Query>,
     pub destination: i32,
     endpoint: String,
     template: Option<String>,
@@ -140,6 +145,85 @@ pub struct Stored {
     /// How many messages may wait, and what becomes of rows beyond.
     max_pending: Option<i64>,
     when_full: WhenFull,
+}
+
+/// What gives the rows of a sync that has no table.
+pub struct Query {
+    pub text: String,
+    /// The columns that tell its rows apart.
+    pub key: Vec<String>,
+    pub cursor: Option<String>,
+    pub overlap: Option<String>,
+    /// The share of the rows that one run may take for removed.
+    pub max_removed: f64,
+    pub first_run: FirstRun,
+    pub time_limit: Option<Duration>,
+    pub run_as: pg_sys::Oid,
+    pub search_path: String,
+    /// Its columns when it was checked.
+    pub columns: Vec<QueryColumn>,
+}
+
+/// A column of a query, by name and by its type's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryColumn {
+    pub name: String,
+    pub type_name: String,
+}
+
+/// What becomes of the rows that are there at the first run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRun {
+    Send,
+    Remember,
+}
+
+impl QueryColumn {
+    /// An array of objects of name and type.
+    fn read(json: &str) -> Option<Vec<QueryColumn>> {
+        let columns: Vec<serde_json::Value> = serde_json::from_str(json).ok()?;
+        let text = |column: &serde_json::Value, key| Some(column.get(key)?.as_str()?.to_owned());
+        let column = |column| Some(QueryColumn { name: text(column, "name")?, type_name: text(column, "type")? });
+        columns.iter().map(column).collect()
+    }
+}
+
+impl Query {
+    /// Of a row of `lago_push.sync`, which had none of these columns in 0.1.0.
+    fn read(column: &dyn Fn(i16) -> Option<pg_sys::Datum>) -> Option<Query> {
+        let text = |number| column(number).map(cell::text_as_utf8);
+        Some(Query {
+            text: text(25)?,
+            key: column(26).map(cell::names)?,
+            cursor: column(27).map(cell::name),
+            overlap: text(28),
+            max_removed: cell::read(column(29))?,
+            first_run: if text(30)? == "remember" { FirstRun::Remember } else { FirstRun::Send },
+            time_limit: column(31).and_then(cell::duration),
+            run_as: cell::read(column(32))?,
+            search_path: text(33)?,
+            columns: QueryColumn::read(&column(34).map(cell::jsonb_as_utf8)?)?,
+        })
+    }
+
+    pub fn cursor_kind(&self) -> Option<CursorKind> {
+        let cursor = self.cursor.as_ref()?;
+        let column = self.columns.iter().find(|column| column.name == *cursor)?;
+        CursorKind::of(&column.type_name)
+    }
+
+    /// The name of the type of the column at that place.
+    pub fn type_of(&self, place: usize) -> &str {
+        self.columns.get(place).map(|column| column.type_name.as_str()).unwrap_or_default()
+    }
+
+    /// A query that makes a row of the JSON object that is its parameter of that number.
+    pub fn from_json(&self, parameter: usize) -> String {
+        let column =
+            |column: &QueryColumn| format!("{} {}", query::identifier(&column.name), column.type_name);
+        let columns: Vec<String> = self.columns.iter().map(column).collect();
+        format!("select r from pg_catalog.json_to_record(${parameter}) as r({})", columns.join(", "))
+    }
 }
 
 /// Which sync is looked for.
@@ -164,7 +248,8 @@ pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {
         Some(Stored {
             id,
             name,
-            source: cell::read(column(3))?,
+            source: cell::read(column(3)).unwrap_or(pg_sys::InvalidOid),
+            query: Query::read(column),
             destination: cell::read(column(4))?,
             endpoint: text(5)?,
             template: text(6),
@@ -215,10 +300,21 @@ impl Stored {
 
     /// Binds the definition to an open relation: the source, or a partition of it.
     pub fn bind(&self, relation: pg_sys::Relation) -> Result<Recipe, String> {
-        let call = self.call()?;
-        let definition = Definition {
+        let definition = self.definition()?;
+        Recipe::bind(definition, Some(relation), &Sources::of(relation, self.exclude.clone()))
+    }
+
+    /// Binds the definition to a query's rows of these columns.
+    pub fn bind_query(&self, columns: Vec<Column>) -> Result<Recipe, String> {
+        let key = self.query.as_ref().map(|query| query.key.as_slice()).unwrap_or_default();
+        let sources = Sources::of_query(columns, self.exclude.clone(), key);
+        Recipe::bind(self.definition()?, None, &sources)
+    }
+
+    fn definition(&self) -> Result<Definition<'_>, String> {
+        Ok(Definition {
             sync: &self.name,
-            call,
+            call: self.call()?,
             texts: Texts {
                 template: self.template.as_deref(),
                 path: self.path.as_deref(),
@@ -227,8 +323,17 @@ impl Stored {
             mapper: self.mapper.as_deref(),
             unchanged: self.unchanged,
             counting: &self.columns,
-        };
-        Recipe::bind(definition, relation, &Sources::of(relation, self.exclude.clone()))
+        })
+    }
+
+    /// The columns whose change counts; all, if none is named.
+    pub fn counting(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// How many of its messages may wait.
+    pub fn cap(&self) -> Option<Cap> {
+        self.max_pending.map(|most| Cap::new(self.id, most, self.when_full))
     }
 
     pub fn template(&self) -> Option<&str> {
@@ -259,7 +364,7 @@ fn compile(fired: &Fired) -> Compiled {
         Ok(recipe) => Compiled::Ready(Box::new(Ready {
             sync: stored.id,
             operations: stored.operations().collect(),
-            cap: stored.max_pending.map(|most| Cap::new(stored.id, most, stored.when_full)),
+            cap: stored.cap(),
             name,
             recipe,
             on_error: stored.on_error,

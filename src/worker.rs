@@ -8,6 +8,7 @@
 mod backed;
 mod read;
 mod replies;
+mod runs;
 mod settle;
 mod speed;
 mod start;
@@ -15,6 +16,7 @@ mod ticks;
 
 use self::backed::Unbacked;
 use self::read::{now_unix, since_2000};
+use self::runs::Runs;
 use self::speed::{Pace, Speed};
 use self::ticks::Ticks;
 use crate::backoff::Dice;
@@ -155,6 +157,8 @@ struct Worker {
     unbacked: Option<Unbacked>,
     /// What waits for the clock.
     ticks: Ticks,
+    /// Queries that run, or wait for the clock too.
+    runs: Runs,
     /// Messages whose call was begun by an earlier worker.
     lost: Vec<Message>,
     /// What was enqueued later can only have been sent by requests this worker still knows of.
@@ -202,6 +206,7 @@ impl Worker {
             strangers: BTreeMap::new(),
             unbacked: None,
             ticks: Ticks::default(),
+            runs: Runs::default(),
             lost: Vec::new(),
             untried_since: process::now(),
             no_replies_until: None,
@@ -222,7 +227,7 @@ impl Worker {
         }
         self.await_answers()?;
         // Nobody has to be connected just to wait: the launcher looks at the clock.
-        let tick = self.ticks.next(|sync| self.is_open(sync));
+        let tick = self.ticks.next(|sync| self.is_open(sync)).into_iter().chain(self.next_run()).min();
         self.slot.set_tick(tick.map(since_2000));
         if self.lanes.iter().any(|(id, lane)| !lane.is_idle() && self.gate(*id) == Gate::Open) {
             // It was sent away in the middle of its work, which no commit will announce.
@@ -271,6 +276,7 @@ impl Worker {
                 }
                 due = self.dispatch()?;
             }
+            self.start_runs();
             // A flag left set would not be seen again: nobody sets the latch for it.
             let may_read = self.wants_to_read()
                 || self.slot.is_wanted() && self.can_deliver() && self.next_look().is_none();
@@ -381,7 +387,7 @@ impl Worker {
     }
 
     fn until_tick(&self) -> Option<Duration> {
-        let tick = self.ticks.next(|sync| self.is_open(sync))?;
+        let tick = self.ticks.next(|sync| self.is_open(sync)).into_iter().chain(self.next_run()).min()?;
         Some(Duration::from_micros(u64::try_from(tick.saturating_sub(now_unix())).unwrap_or(0)))
     }
 

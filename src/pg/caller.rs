@@ -10,14 +10,28 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 
 thread_local! {
-    /// The roles that called the entry points under way, innermost last, and the subtransaction in
-    /// which each was entered.
-    static CALLERS: RefCell<Vec<(Subtransaction, pg_sys::Oid)>> = const { RefCell::new(Vec::new()) };
+    /// Who called the entry points under way, innermost last.
+    static CALLERS: RefCell<Vec<Caller>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Caller {
+    /// The subtransaction in which the entry point was entered.
+    entered: Subtransaction,
+    role: pg_sys::Oid,
+    search_path: CString,
+}
+
+impl Caller {
+    fn of(role: pg_sys::Oid) -> Caller {
+        // SAFETY: a setting of the session; the server keeps a C string there.
+        let path = unsafe { CStr::from_ptr(pg_sys::namespace_search_path) };
+        Caller { entered: super::xact::current_subtransaction(), role, search_path: path.to_owned() }
+    }
 }
 
 /// The role that called the entry point under way; outside of one, the current role.
 pub fn role() -> pg_sys::Oid {
-    let caller = CALLERS.with_borrow(|callers| callers.last().map(|(_, role)| *role));
+    let caller = CALLERS.with_borrow(|callers| callers.last().map(|caller| caller.role));
     // SAFETY: reads a variable of the backend.
     caller.unwrap_or_else(|| unsafe { pg_sys::GetUserId() })
 }
@@ -25,7 +39,7 @@ pub fn role() -> pg_sys::Oid {
 /// An error ended the entry points entered in that subtransaction.
 pub fn forget(aborted: Subtransaction) {
     CALLERS.with_borrow_mut(|callers| {
-        while callers.last().is_some_and(|(entered, _)| *entered == aborted) {
+        while callers.last().is_some_and(|caller| caller.entered == aborted) {
             callers.pop();
         }
     });
@@ -98,13 +112,13 @@ unsafe extern "C-unwind" fn enter(
     let (implementation, owner) = implementation_of(unsafe { (*own_function).fn_oid });
     // SAFETY: the record lives as long as the call.
     unsafe { pg_sys::fmgr_info(implementation, function) };
-    // SAFETY: opens a nesting level, closed in `leave`; an error closes it with its transaction.
-    let settings = unsafe { pg_sys::NewGUCNestLevel() };
-    pin_settings();
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
-    CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), user)));
+    CALLERS.with_borrow_mut(|callers| callers.push(Caller::of(user)));
+    // SAFETY: opens a nesting level, closed in `leave`; an error closes it with its transaction.
+    let settings = unsafe { pg_sys::NewGUCNestLevel() };
+    pin_settings();
     // SAFETY: the owner exists. An error restores both with the transaction.
     unsafe { pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32) };
     // SAFETY: as for `own_function`.
@@ -166,6 +180,25 @@ pub fn parse_expression(text: &[u8]) {
     unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR) };
 }
 
+/// Whether the text is one SELECT (or VALUES, or TABLE) that makes no table, and nothing after it. Raises a syntax error
+/// where it is no SQL.
+pub fn is_one_select(text: &[u8]) -> bool {
+    let Ok(text) = CString::new(text) else { return false };
+    // SAFETY: parses only; the tree lives in the current memory context.
+    let statements = unsafe { pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT) };
+    // SAFETY: a list, or a null pointer for none.
+    let Some(statements) = (unsafe { statements.as_ref() }) else { return false };
+    // SAFETY: a list of pointers to RawStmt, as many as it is long.
+    let first: *const pg_sys::RawStmt = unsafe { (*statements.elements).ptr_value.cast() };
+    // SAFETY: a statement's node begins with its tag, which says what it is.
+    let makes_no_table = unsafe {
+        let node = (*first).stmt;
+        (*node).type_ == pg_sys::NodeTag::T_SelectStmt
+            && (*node.cast::<pg_sys::SelectStmt>()).intoClause.is_null()
+    };
+    statements.length == 1 && makes_no_table
+}
+
 /// Does `work` as an entry point would: the current role is noted as the caller, and the owner's rights
 /// apply. For what cannot be handed over to a function, because it has to commit in between.
 pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
@@ -173,9 +206,10 @@ pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     let (_, owner) = implementation_of(entry_point);
     // SAFETY: reads a variable of the backend.
     let caller = unsafe { pg_sys::GetUserId() };
+    let caller = Caller::of(caller);
     with_rights_of(owner, || {
         pin_settings();
-        CALLERS.with_borrow_mut(|callers| callers.push((super::xact::current_subtransaction(), caller)));
+        CALLERS.with_borrow_mut(|callers| callers.push(caller));
         let result = work();
         CALLERS.with_borrow_mut(Vec::pop);
         result
@@ -189,7 +223,7 @@ pub fn as_owner_of<R>(entry_point: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
 /// the caller's rights: no deferred trigger, no temporary object. That is the server's own rule for what
 /// it runs on behalf of a table's owner.
 pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    let is_foreign = CALLERS.with_borrow(|callers| callers.last().is_some_and(|(_, caller)| *caller != role));
+    let is_foreign = CALLERS.with_borrow(|callers| callers.last().is_some_and(|caller| caller.role != role));
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
@@ -207,6 +241,39 @@ pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     // SAFETY: puts back what was read above.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     result
+}
+
+/// Does `work` with the rights of a role that exists, and less: it may read and not write, and leave nothing behind that
+/// would run later. Names are looked up where `search_path` says, and what values may depend on is pinned.
+pub fn reading_as<R>(role: pg_sys::Oid, search_path: &str, work: impl FnOnce() -> R) -> R {
+    let path = CString::new(super::encoding::to_server(search_path)).unwrap_or_default();
+    with_rights_of(role, || {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: reads two variables of the backend.
+        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
+        // SAFETY: the role exists; what was is put back by `with_rights_of`.
+        unsafe { pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32) };
+        super::cell::pinned_with(&path, || {
+            super::cell::pin(c"transaction_read_only", c"on");
+            work()
+        })
+    })
+}
+
+/// The path by which the caller of the entry point under way looks for names, as the schemas that are there, quoted
+/// and in UTF-8.
+pub fn search_path() -> String {
+    let path = CALLERS.with_borrow(|callers| callers.last().map(|caller| caller.search_path.clone()));
+    let query = b"select pg_catalog.string_agg(pg_catalog.quote_ident(s.name), ', ' order by s.place)
+                    from pg_catalog.unnest(pg_catalog.current_schemas(false)) with ordinality s(name, place)";
+    let named = super::cell::pinned_with(&path.unwrap_or_default(), || {
+        query_as(role(), query, &[], |rows| rows.into_iter().flatten().next().map(super::cell::text_as_utf8))
+    });
+    let temporary_last = |schemas: Option<String>| match schemas {
+        Some(schemas) => format!("{schemas}, pg_temp"),
+        None => "pg_catalog, pg_temp".into(),
+    };
+    temporary_last(named.flatten())
 }
 
 /// Runs SQL, in the database's encoding, with the caller's rights.

@@ -506,6 +506,15 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
     unsafe { T::from_datum(datum, false) }
 }
 
+/// A value of one of the types whose order is that of a number, as that number: integers, dates, timestamps.
+pub fn ordered(datum: pg_sys::Datum, type_name: &str) -> i64 {
+    match type_name {
+        "smallint" => i64::from(datum.value() as i16),
+        "integer" | "date" => i64::from(datum.value() as i32),
+        _ => datum.value() as i64,
+    }
+}
+
 /// A numeric's digits.
 pub(super) fn numeric_text(datum: pg_sys::Datum) -> String {
     // SAFETY: numeric_out reads a numeric, makes a C string and reads no setting.
@@ -525,6 +534,21 @@ pub fn jsonb_text(datum: pg_sys::Datum) -> Vec<u8> {
 /// A jsonb value as text in UTF-8.
 pub fn jsonb_as_utf8(datum: pg_sys::Datum) -> String {
     super::encoding::to_utf8(&jsonb_text(datum))
+}
+
+/// A `name`, in UTF-8.
+pub fn name(datum: pg_sys::Datum) -> String {
+    // SAFETY: a name is a pointer to a zero-terminated array.
+    super::encoding::to_utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes())
+}
+
+/// An `interval` that is not below zero, a month being thirty days.
+pub fn duration(datum: pg_sys::Datum) -> Option<std::time::Duration> {
+    // SAFETY: an interval is a pointer to one.
+    let interval = unsafe { &*datum.cast_mut_ptr::<pg_sys::Interval>() };
+    let days = i64::from(interval.month) * 30 + i64::from(interval.day);
+    let micros = days.checked_mul(DAY_MICROSECONDS)?.checked_add(interval.time)?;
+    u64::try_from(micros).ok().map(std::time::Duration::from_micros)
 }
 
 /// The elements of a `name[]`, in UTF-8.

@@ -41,6 +41,18 @@ pub fn claim_backfill(sync: i32) -> Claim {
     Claim::Ours
 }
 
+/// Claims the run of a sync, until the process ends, without waiting.
+pub fn claim_run(sync: i32) -> Claim {
+    let tag = pg_sys::LOCKTAG { locktag_field2: 52_467_876, ..backfill_of(sync) };
+    // SAFETY: an advisory lock of the session, asked for without waiting.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, true, true) };
+    if result == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        Claim::AnotherSessions
+    } else {
+        Claim::Ours
+    }
+}
+
 /// Gives the claim up, if there is one. Also called when a transaction is aborted, so it must not fail.
 pub fn release_backfill() {
     if let Some(sync) = BACKFILL.take() {

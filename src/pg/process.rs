@@ -43,8 +43,24 @@ impl Child {
     }
 }
 
-/// Starts a process; none when the server has no place left for one (max_worker_processes).
+/// Starts a process for a database; none when the server has no place left for one (max_worker_processes).
 pub fn start(name: &str, process_type: &str, function: &str, database: pg_sys::Oid) -> Option<Child> {
+    start_with(name, process_type, function, pg_sys::Datum::from(database))
+}
+
+/// Starts a process for a sync of a database.
+pub fn start_for_sync(name: &str, function: &str, database: pg_sys::Oid, sync: i32) -> Option<Child> {
+    let both = u64::from(u32::from(database)) << 32 | u64::from(sync.cast_unsigned());
+    start_with(name, name, function, pg_sys::Datum::from(both as usize))
+}
+
+/// The database and the sync that [`start_for_sync`] has packed into one argument.
+pub fn unpacked(argument: pg_sys::Datum) -> (pg_sys::Oid, i32) {
+    let both = argument.value() as u64;
+    (pg_sys::Oid::from((both >> 32) as u32), (both as u32).cast_signed())
+}
+
+fn start_with(name: &str, process_type: &str, function: &str, argument: pg_sys::Datum) -> Option<Child> {
     // SAFETY: a variable of the backend.
     let own_pid = unsafe { pg_sys::MyProcPid };
     BackgroundWorkerBuilder::new(name)
@@ -55,7 +71,7 @@ pub fn start(name: &str, process_type: &str, function: &str, database: pg_sys::O
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(None)
         .set_notify_pid(own_pid)
-        .set_argument(Some(pg_sys::Datum::from(database)))
+        .set_argument(Some(argument))
         .load_dynamic()
         .ok()
         .map(Child)
@@ -68,6 +84,29 @@ pub fn begin(database: Option<pg_sys::Oid>) {
     let database = database.unwrap_or(pg_sys::InvalidOid);
     // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+}
+
+/// First act of a background process that is ended in the middle of what it does, as a session is, when somebody asks
+/// it to.
+pub fn begin_interruptible(database: pg_sys::Oid) {
+    super::compat::on_signal(libc::SIGHUP, note_reload);
+    super::compat::on_signal(libc::SIGTERM, end_session);
+    // SAFETY: a background worker's first act, after its handlers are in place.
+    unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
+    // SAFETY: done once, before any transaction; the bootstrap superuser, whatever its name.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+}
+
+/// The server's own handler of a session.
+unsafe extern "C-unwind" fn end_session(signal: core::ffi::c_int) {
+    // SAFETY: made to be called here.
+    unsafe { pg_sys::die(signal) };
+}
+
+/// Asks another process of this server to end.
+pub fn end(pid: i32) {
+    // SAFETY: a signal every process of the server handles.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
 }
 
 /// First act of a background process that reads no catalog: take signals.

@@ -1,6 +1,7 @@
 //! What a trigger function is told: which trigger, which operation, which rows.
 
 use crate::buffer::Operation;
+use crate::render::Column;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -182,8 +183,76 @@ impl Apart {
         Apart { slot }
     }
 
+    /// Takes apart a composite value of whatever type it says it is of. The value must outlive the result.
+    pub fn by_itself(composite: pg_sys::Datum) -> Apart {
+        // SAFETY: a composite value begins with a header that names its type, which is registered; its descriptor
+        // is copied.
+        let descriptor = unsafe {
+            let header: pg_sys::HeapTupleHeader = pg_sys::pg_detoast_datum(composite.cast_mut_ptr()).cast();
+            pg_sys::lookup_rowtype_tupdesc_copy(
+                (*header).t_choice.t_datum.datum_typeid,
+                (*header).t_choice.t_datum.datum_typmod,
+            )
+        };
+        // SAFETY: a slot of its own with that descriptor, in the current memory context.
+        let slot = unsafe { pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual) };
+        // SAFETY: the value is of the type the descriptor describes.
+        unsafe { pg_sys::ExecStoreHeapTupleDatum(composite, slot) };
+        Apart { slot }
+    }
+
+    /// The columns of its type.
+    pub fn typed_columns(&self) -> Vec<Column> {
+        // SAFETY: a slot has its descriptor.
+        let columns = typed_columns(unsafe { (*self.slot).tts_tupleDescriptor });
+        columns.into_iter().map(|(column, _)| column).collect()
+    }
+
     pub fn tuple(&self) -> Tuple {
         Tuple { slot: self.slot }
+    }
+}
+
+/// A place for one row after another of a query.
+pub struct Rows {
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Rows {
+    /// For rows of a descriptor that outlives it.
+    pub fn new(descriptor: pg_sys::TupleDesc) -> Rows {
+        // SAFETY: a slot of its own in the current memory context, which outlives it.
+        let slot =
+            unsafe { pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple) };
+        Rows { slot }
+    }
+
+    /// For the first columns of such rows: what follows them is not seen, and as a whole a row is these.
+    pub fn of_first(columns: usize, descriptor: pg_sys::TupleDesc) -> Rows {
+        // SAFETY: a live descriptor is copied; with fewer columns than it holds it describes the beginning of the same
+        // tuples. The server keeps what it registers.
+        let registered = unsafe {
+            let copy = pg_sys::CreateTupleDescCopy(descriptor);
+            (*copy).natts = (*copy).natts.min(i32::try_from(columns).unwrap_or(i32::MAX));
+            (*copy).tdtypeid = pg_sys::RECORDOID;
+            (*copy).tdtypmod = -1;
+            pg_sys::BlessTupleDesc(copy)
+        };
+        Rows::new(registered)
+    }
+
+    /// The row of a tuple that fits the descriptor; until the next one, and no longer than the tuple.
+    pub fn show(&mut self, tuple: pg_sys::HeapTuple) -> Tuple {
+        // SAFETY: the slot is one of heap tuples; it frees none.
+        unsafe { pg_sys::ExecStoreHeapTuple(tuple, self.slot, false) };
+        Tuple { slot: self.slot }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, dropped once.
+        unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
     }
 }
 
@@ -228,6 +297,25 @@ pub fn columns(relation: pg_sys::Relation) -> Vec<(String, i16, pg_sys::Oid)> {
         .filter(|attribute| !attribute.attisdropped && attribute.attgenerated as u8 != b'v')
         .map(|attribute| (name_of(attribute), attribute.attnum, attribute.atttypid))
         .collect()
+}
+
+/// The columns of a query's live descriptor, each with its type's name as SQL would have it anywhere.
+pub fn typed_columns(descriptor: pg_sys::TupleDesc) -> Vec<(Column, String)> {
+    // SAFETY: the caller's descriptor is live; a copy is looked at.
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy(descriptor) };
+    let column = |attribute: &pg_sys::FormData_pg_attribute| {
+        let column = Column { name: name_of(attribute), number: attribute.attnum, type_oid: attribute.atttypid };
+        (column, type_name(attribute.atttypid, attribute.atttypmod))
+    };
+    descriptor.iter().map(column).collect()
+}
+
+/// A type's name, with its schema where it is not of SQL's own.
+fn type_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+    // SAFETY: a catalog lookup inside a transaction; gives a C string in the current memory context.
+    let name = unsafe { CStr::from_ptr(pg_sys::format_type_extended(type_oid, modifier, flags as u16)) };
+    super::encoding::to_utf8(name.to_bytes())
 }
 
 /// The columns of an open relation's primary key in the key's own order, which partitions share; none

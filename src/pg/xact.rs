@@ -231,6 +231,62 @@ pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, 
     })
 }
 
+/// Why work was undone.
+#[derive(Debug)]
+pub enum Undone {
+    /// It said so itself.
+    Refused(String),
+    /// An error was raised; its text may quote rows.
+    Raised { sqlstate: String, message: String },
+}
+
+/// Runs `work`, cancelled after `limit`, and undoes what it did if it says that it failed, or an error was raised. For a
+/// background process, which has no statement time-out of its own; a request that it end is passed on.
+pub fn undone_if_failed<R>(
+    limit: Option<Duration>,
+    work: impl FnOnce() -> Result<R, String>,
+) -> Result<R, Undone> {
+    if let Some(limit) = limit {
+        let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
+        // SAFETY: the server registers this time-out in every process that is connected to a database.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+    }
+    let stop = || {
+        if limit.is_some() {
+            // SAFETY: as above.
+            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+        }
+        // It may have struck after the last look; nothing else here is to be cancelled.
+        // SAFETY: a flag of this process.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+    };
+    let refused = std::cell::RefCell::new(None);
+    let tried = attempt(
+        || match work() {
+            Ok(value) => value,
+            Err(why) => {
+                refused.replace(Some(why));
+                pgrx::error!("refused");
+            }
+        },
+        stop,
+        Doings::Kept,
+    );
+    tried.map_err(|(caught, error)| match refused.take() {
+        Some(why) => Undone::Refused(why),
+        None => Undone::Raised { sqlstate: caught.sqlstate, message: message_of(&error) },
+    })
+}
+
+fn message_of(error: &pg_sys::panic::CaughtError) -> String {
+    use pg_sys::panic::CaughtError::*;
+    match error {
+        PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => {
+            report.message().to_owned()
+        }
+    }
+}
+
 /// Runs `work`, and undoes what it did to the database. Its errors are raised as they are.
 pub fn undone<R>(work: impl FnOnce() -> R) -> R {
     match attempt(work, || {}, Doings::Undone) {

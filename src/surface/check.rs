@@ -105,15 +105,24 @@ fn check_recipe(
     let texts = Texts { template: template.as_deref(), path: path.as_deref(), order_by: order_by.as_deref() };
     let checked = recipe::check(&call, texts, has_mapper, &sources);
     match checked {
-        Ok(needs) if needs.old_row && operations.iter().all(|operation| operation == "insert") => refuse(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "the template names old, but the sync captures inserts only",
-            Some("An inserted row has no older version.".into()),
-            "Add update or delete to operations, or use row.",
-        ),
+        Ok(needs) if needs.old_row && operations.iter().all(|operation| operation == "insert") => refuse_old(),
         Ok(_) => {}
-        Err(fault) => explain(fault, source, relation.as_ptr(), &sources),
+        Err(fault) => {
+            let table = format!("table {}", trigger::qualified_name(source));
+            let is_virtual = |column: &str| trigger::is_virtual(relation.as_ptr(), column);
+            refuse_fault(fault, &table, is_virtual, &sources);
+        }
     }
+}
+
+/// Refuses a template that names what no inserted row has.
+pub(super) fn refuse_old() {
+    refuse(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "the template names old, but the sync captures inserts only",
+        Some("An inserted row has no older version.".into()),
+        "Add update or delete to operations, or use row.",
+    );
 }
 
 /// Refuses an endpoint that is not in the catalogue.
@@ -135,7 +144,13 @@ pub(super) fn names(json: Option<&[u8]>) -> Vec<String> {
     json.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
 }
 
-fn explain(fault: Fault, source: pg_sys::Oid, relation: pg_sys::Relation, sources: &Sources) {
+/// Refuses a definition for what is wrong with it. `source` is what has not got the column it names.
+pub(super) fn refuse_fault(
+    fault: Fault,
+    source: &str,
+    is_virtual: impl Fn(&str) -> bool,
+    sources: &Sources,
+) {
     match fault {
         Fault::Mistake { place, mistake: Mistake { kind, what, at, hint } } => {
             let code = match kind {
@@ -144,7 +159,7 @@ fn explain(fault: Fault, source: pg_sys::Oid, relation: pg_sys::Relation, source
             };
             refuse(code, format!("{place}, {at}: {what}"), None, hint);
         }
-        Fault::Missing { place, missing } if trigger::is_virtual(relation, &missing.column) => refuse(
+        Fault::Missing { place, missing } if is_virtual(&missing.column) => refuse(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{place}, {}: column \"{}\" is a virtual generated column", missing.at, missing.column),
             Some("It is computed by queries only; the row holds no value of it.".into()),
@@ -161,10 +176,9 @@ fn explain(fault: Fault, source: pg_sys::Oid, relation: pg_sys::Relation, source
                 Some(nearest) => format!("Perhaps you meant \"{nearest}\"."),
                 None => format!("Columns: {}.", sources.names().join(", ")),
             };
-            let table = trigger::qualified_name(source);
             refuse(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("{place}, {}: table {table} has no column \"{}\"", missing.at, missing.column),
+                format!("{place}, {}: {source} has no column \"{}\"", missing.at, missing.column),
                 None,
                 hint,
             );

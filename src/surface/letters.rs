@@ -2,9 +2,9 @@
 
 use crate::defaults::Origin;
 use crate::pg::trigger::{self, Apart};
-use crate::pg::{caller, encoding, xact};
-use crate::recipe::Made;
-use crate::sync::{self, Wanted};
+use crate::pg::{caller, encoding, pages, xact};
+use crate::recipe::{Made, Recipe};
+use crate::sync::{self, Query, Stored, Wanted};
 use crate::{buffer::Operation, outbox};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -57,17 +57,15 @@ fn render(
         "u" => Operation::Update,
         _ => Operation::Delete,
     };
+    if let Some(query) = &stored.query {
+        return render_of_query(&stored, query, origin, operation, source_row, old_row);
+    }
     // SAFETY: an ordinary reader's lock, kept until the transaction ends.
     let relation =
         unsafe { pgrx::PgRelation::with_lock(stored.source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let relation = relation.as_ptr();
     let recipe = stored.bind(relation)?;
-    // A column that was renamed or added since would be null here, and be billed as if it had been.
-    let kept: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(&encoding::to_utf8(source_row)).map_err(|_| "the kept row is no object")?;
-    if let Some(column) = recipe.named().find(|column| !kept.contains_key(*column)) {
-        return Err(format!("the kept row has no column \"{column}\""));
-    }
+    check_kept(&recipe, source_row)?;
     let table = trigger::qualified_name(stored.source);
     let rows = [Some(source_row), old_row];
     let parameters: Vec<&[u8]> = rows.into_iter().flatten().collect();
@@ -90,6 +88,52 @@ fn render(
     match made {
         Ok(made) => Ok((payload, made.flatten().ok_or_else(|| "the kept row is empty".to_owned())??)),
         Err(caught) => Err(format!("the kept row no longer fits the table: SQLSTATE {}", caught.sqlstate)),
+    }
+}
+
+/// A column that was renamed or added since would be null, and be billed as if it had been.
+fn check_kept(recipe: &Recipe, source_row: &[u8]) -> Result<(), String> {
+    let kept: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&encoding::to_utf8(source_row)).map_err(|_| "the kept row is no object")?;
+    match recipe.named().find(|column| !kept.contains_key(*column)) {
+        Some(column) => Err(format!("the kept row has no column \"{column}\"")),
+        None => Ok(()),
+    }
+}
+
+/// The same for a row of a query, whose columns are those the sync was checked with.
+fn render_of_query(
+    stored: &Stored,
+    query: &Query,
+    origin: Origin,
+    operation: Operation,
+    source_row: &[u8],
+    old_row: Option<&[u8]>,
+) -> Result<(Vec<u8>, Made), String> {
+    let select = encoding::to_server(&query.from_json(1));
+    let mut payload = Vec::new();
+    let made = xact::protected(|| {
+        let taken_apart = |row: &[u8]| {
+            let json = pages::json(row);
+            caller::reading_as(query.run_as, &query.search_path, || {
+                pages::connected(|| pages::first(&select, &[json], Apart::by_itself))
+            })
+        };
+        let empty = || "the kept row is empty".to_owned();
+        let row = taken_apart(source_row).ok_or_else(empty)?;
+        let old = old_row.map(|old| taken_apart(old).ok_or_else(empty)).transpose()?;
+        let recipe = stored.bind_query(row.typed_columns())?;
+        check_kept(&recipe, source_row)?;
+        // A deleted row is its own older version.
+        let old = match operation {
+            Operation::Delete => Some(row.tuple()),
+            Operation::Insert | Operation::Update => old.as_ref().map(Apart::tuple),
+        };
+        recipe.make_from(origin, operation, row.tuple(), old, &mut payload)
+    });
+    match made {
+        Ok(made) => Ok((payload, made?)),
+        Err(caught) => Err(format!("the kept row no longer fits the query: SQLSTATE {}", caught.sqlstate)),
     }
 }
 

@@ -10,13 +10,15 @@ use crate::endpoint::Batch;
 use crate::message::{self, Message};
 use crate::outbox;
 use crate::payload;
+use crate::pg::pages::{self, Pages};
 use crate::pg::trigger::{self, Apart};
 use crate::pg::{caller, encoding, process, xact};
 use crate::recipe::{Recipe, Whole};
 use crate::request::Shape;
 use crate::sender::{Done, Errand, Job, Senders, Transport, USER_AGENT};
 use crate::suggest::{self, ColumnKind};
-use crate::sync::{self, Stored, Wanted};
+use crate::run;
+use crate::sync::{self, Query, Stored, Wanted};
 use crate::verdict::{Fate, Outcome, Verdict};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -51,18 +53,16 @@ fn rendered(
     else {
         return TableIterator::new(Vec::new());
     };
+    if let Some(query) = &stored.query {
+        return TableIterator::new(rendered_of_query(&stored, query, rows));
+    }
     // SAFETY: an ordinary reader's lock on a table the caller owns, kept until the transaction ends.
     let relation =
         unsafe { pgrx::PgRelation::with_lock(stored.source, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     let recipe = match stored.bind(relation.as_ptr()) {
         Ok(recipe) => recipe,
         Err(reason) => {
-            refuse(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("sync \"{}\" cannot be applied to its source", stored.name),
-                Some(reason),
-                "Mend it with lago_push.alter_sync().",
-            );
+            refuse_broken(&stored, reason);
             return TableIterator::new(Vec::new());
         }
     };
@@ -73,7 +73,7 @@ fn rendered(
         let owner = trigger::owner(relation.as_ptr());
         let shown = caller::query_as(owner, &query, &[], |rows| {
             let rows = rows.into_iter().flatten().map(|row| Apart::new(row, relation.as_ptr()));
-            let rows = rows.map(|row| show(&recipe, operation, &row, &mut ids));
+            let rows = rows.map(|row| show(&recipe, Origin::Look, operation, &row, &mut ids));
             rows.collect::<Vec<_>>()
         });
         let mut shown = shown.unwrap_or_default();
@@ -86,6 +86,45 @@ fn rendered(
     // A mapper or a filter may write, and what it writes may be captured: looking must send nothing.
     let shown: Vec<_> = xact::undone(|| stored.operations().flat_map(&mut shown).collect());
     TableIterator::new(shown)
+}
+
+/// The same of the first rows of a query, as its next run would capture them.
+fn rendered_of_query(stored: &Stored, query: &Query, rows: i32) -> Vec<Shown> {
+    let number = run::memory::state(stored.id).map_or(0, |state| state.runs) + 1;
+    let look = encoding::to_server(&run::query::look(&query.text, rows));
+    let mut ids = HashSet::new();
+    let mut shown = Vec::new();
+    xact::undone(|| {
+        pages::connected(|| {
+            let mut taken = Vec::new();
+            caller::reading_as(query.run_as, &query.search_path, || {
+                let Some(mut pages) = Pages::open(&look, &[]) else { return };
+                if let Some(page) = u16::try_from(rows).ok().and_then(|rows| pages.fetch(rows)) {
+                    taken.extend((0..page.len()).filter_map(|row| page.composite(row)).map(Apart::by_itself));
+                }
+                pages.close();
+            });
+            let Some(first) = taken.first() else { return };
+            let recipe = match stored.bind_query(first.typed_columns()) {
+                Ok(recipe) => recipe,
+                Err(reason) => return refuse_broken(stored, reason),
+            };
+            for operation in stored.operations() {
+                let origin = Origin::Run { number };
+                shown.extend(taken.iter().map(|row| show(&recipe, origin, operation, row, &mut ids)));
+            }
+        });
+    });
+    shown
+}
+
+fn refuse_broken(stored: &Stored, reason: String) {
+    refuse(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("sync \"{}\" cannot be applied to its source", stored.name),
+        Some(reason),
+        "Mend it with lago_push.alter_sync().",
+    );
 }
 
 /// The rows a sync would capture, as far as its filter can be told from the rows alone. NEW and OLD
@@ -119,9 +158,15 @@ fn names_old(filter: &str) -> bool {
 
 type Shown = (&'static str, &'static str, Option<String>, Option<Vec<u8>>, Vec<String>);
 
-fn show(recipe: &Recipe, operation: Operation, row: &Apart, ids: &mut HashSet<String>) -> Shown {
+fn show(
+    recipe: &Recipe,
+    origin: Origin,
+    operation: Operation,
+    row: &Apart,
+    ids: &mut HashSet<String>,
+) -> Shown {
     let old = (operation != Operation::Insert).then(|| row.tuple());
-    let view = recipe.view(Origin::Look, operation, row.tuple(), old);
+    let view = recipe.view(origin, operation, row.tuple(), old);
     let (call, mut payload, mut warnings) = (recipe.call(), Vec::new(), Vec::new());
     let own = shown_path(call);
     let dead = |reason: &str| format!("this row becomes a dead letter: {reason}");
@@ -272,11 +317,11 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
     let mut senders = Senders::new().map_err(|error| error.kind().to_string())?;
     let began = Instant::now();
     let transport = Arc::new(Transport::new(destination.route.clone()));
-    let mut run = |messages, errand| {
+    let mut make = |messages, errand| {
         let (transport, shape) = (Arc::clone(&transport), Arc::clone(&shape));
-        run(&mut senders, Job { lane: stored.destination, transport, shape, messages, errand })
+        make_request(&mut senders, Job { lane: stored.destination, transport, shape, messages, errand })
     };
-    let done = run(vec![message], Errand::Deliver)?;
+    let done = make(vec![message], Errand::Deliver)?;
     let seconds = began.elapsed().as_secs_f64();
     let mut judged = done.verdict;
     let mut asked = done.messages;
@@ -286,7 +331,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
             Some(Fate::LookUp(look)) if look.wait.is_zero() => look.clone(),
             _ => break,
         };
-        let answer = run(asked, Errand::LookUp(look))?;
+        let answer = make(asked, Errand::LookUp(look))?;
         judged = answer.verdict;
         asked = answer.messages;
     }
@@ -305,7 +350,7 @@ fn try_once(sync_id: i32, path: Option<String>, payload: &[u8], given: bool) -> 
 const MOST_QUESTIONS: usize = 5;
 
 /// Makes one request and waits for its end.
-fn run(senders: &mut Senders, job: Job) -> Result<Done, String> {
+fn make_request(senders: &mut Senders, job: Job) -> Result<Done, String> {
     senders.send(job).map_err(|_| "no thread could be started".to_owned())?;
     // Cancelling leaves by unwinding; the thread ends with its request, and nobody asks for its reply.
     loop {

@@ -92,6 +92,7 @@ impl Worker {
             }
             self.bury_strangers(&directory)?;
             self.adopt(directory);
+            self.learn_runs()?;
             outbox::end_pauses(&self.statements)?;
             Ok(Outbox::Here)
         })

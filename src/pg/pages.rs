@@ -1,0 +1,154 @@
+//! The rows of a cursor, a page at a time, for those who read along several of them at once.
+//!
+//! Opening, fetching and closing each happen with whatever rights are in force then; who reads along with a query of
+//! somebody else's borrows that one's rights for each of them. All of it lies in one connection of SPI, which the
+//! caller holds: see [`connected`].
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{PgMemoryContexts, pg_sys};
+use std::ffi::CString;
+
+/// Does `work` within a connection of SPI, and in the memory of before: what it makes may outlive the connection.
+pub fn connected<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: reads a variable of the backend.
+    let memory = unsafe { pg_sys::CurrentMemoryContext };
+    // SAFETY: an error disconnects with its transaction or subtransaction.
+    unsafe { pg_sys::SPI_connect() };
+    // SAFETY: it was current, and SPI makes it so again when the connection ends.
+    unsafe { pg_sys::MemoryContextSwitchTo(memory) };
+    let result = work();
+    // SAFETY: connected above.
+    unsafe { pg_sys::SPI_finish() };
+    result
+}
+
+/// JSON text, in the database's encoding, as a parameter.
+pub fn json(text: &[u8]) -> DatumWithOid<'static> {
+    // A bytea and a json have the same form.
+    let datum = pgrx::IntoDatum::into_datum(text).unwrap_or(pg_sys::Datum::from(0usize));
+    // SAFETY: text that was json when it was stored.
+    unsafe { DatumWithOid::new(datum, pg_sys::JSONOID) }
+}
+
+/// What `visit` makes of the first column of the first row of a query; none if there is no row, or null. The value is
+/// a copy in the current memory context.
+pub fn first<R>(
+    query: &[u8],
+    parameters: &[DatumWithOid<'_>],
+    visit: impl FnOnce(pg_sys::Datum) -> R,
+) -> Option<R> {
+    let mut pages = Pages::open(query, parameters)?;
+    let copy = pages.fetch(1).and_then(|page| page.composite(0));
+    pages.close();
+    copy.map(visit)
+}
+
+/// Does `work` in memory of its own, which is given back at once: nothing that it allocates from the server may outlive
+/// it.
+pub fn in_own_memory<R>(work: impl FnOnce() -> R) -> R {
+    let mut memory = PgMemoryContexts::new("lago_push page");
+    // SAFETY: see above.
+    unsafe { memory.switch_to(|_| work()) }
+}
+
+/// An open cursor.
+pub struct Pages {
+    portal: pg_sys::Portal,
+}
+
+/// Some rows of a cursor.
+pub struct Page {
+    table: *mut pg_sys::SPITupleTable,
+    rows: usize,
+}
+
+impl Pages {
+    /// Opens a cursor for a query that may read only, in the database's encoding, and its parameters. None where it holds a zero byte.
+    ///
+    /// # Panics
+    /// Raises the server's errors: of the query's text, and of the rights to what it names.
+    pub fn open(query: &[u8], parameters: &[DatumWithOid<'_>]) -> Option<Pages> {
+        let query = CString::new(query).ok()?;
+        let mut types: Vec<pg_sys::Oid> = parameters.iter().map(DatumWithOid::oid).collect();
+        let mut values: Vec<pg_sys::Datum> = parameters
+            .iter()
+            .map(|parameter| parameter.datum().map_or(pg_sys::Datum::from(0usize), |datum| datum.sans_lifetime()))
+            .collect();
+        // SAFETY: inside a connection; as many types as values, none null. The server copies text and values.
+        let portal = unsafe {
+            pg_sys::SPI_cursor_open_with_args(
+                std::ptr::null(),
+                query.as_ptr(),
+                parameters.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                std::ptr::null(),
+                true,
+                0,
+            )
+        };
+        Some(Pages { portal })
+    }
+
+    /// What its rows look like; lives as long as the cursor.
+    pub fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: an open cursor.
+        unsafe { (*self.portal).tupDesc }
+    }
+
+    /// Fetches the next rows, at most so many; none when there are no more.
+    ///
+    /// # Panics
+    /// Raises the errors of the query.
+    pub fn fetch(&mut self, rows: u16) -> Option<Page> {
+        // SAFETY: an open cursor of this connection.
+        unsafe { pg_sys::SPI_cursor_fetch(self.portal, true, core::ffi::c_long::from(rows)) };
+        // SAFETY: variables SPI has just set.
+        let (table, rows) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
+        let page = Page { table, rows };
+        (!table.is_null() && rows > 0).then_some(page)
+    }
+
+    /// Ends the query.
+    pub fn close(self) {
+        // SAFETY: opened in `open`, closed once; an error before that closes it with its transaction.
+        unsafe { pg_sys::SPI_cursor_close(self.portal) };
+    }
+}
+
+impl Page {
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// The row of that index, below [`Page::len`]; lives as long as the page.
+    pub fn tuple(&self, index: usize) -> pg_sys::HeapTuple {
+        assert!(index < self.rows, "a page has no such row");
+        // SAFETY: the table holds that many tuples.
+        unsafe { *(*self.table).vals.add(index) }
+    }
+}
+
+impl Page {
+    /// The first column of the row of that index, a composite value, as a copy in the current memory context; none if
+    /// it is null.
+    pub fn composite(&self, index: usize) -> Option<pg_sys::Datum> {
+        let mut null = false;
+        // SAFETY: a row of the table, which has that column.
+        let datum = unsafe {
+            pg_sys::SPI_getbinval(self.tuple(index), (*self.table).tupdesc, 1, &raw mut null)
+        };
+        // SAFETY: a composite value is a varlena.
+        (!null).then(|| unsafe { pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) })
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // An error ends the connection, and the table with it; it may have come out of another connection within.
+        if !std::thread::panicking() {
+            // SAFETY: the table of one fetch in the connection that is current, freed once.
+            unsafe { pg_sys::SPI_freetuptable(self.table) };
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Process: where a run runs.
+//!
+//! Started by the worker when a run is due, for one sync, and gone when it is over. It writes down that the run begins,
+//! so that one which never ends is known of; then does it, and how it went is written with what it did, or, if it
+//! failed, with nothing else.
+
+use super::memory::{self, Begun, Then};
+use super::words::Failure;
+use crate::outbox;
+use crate::pg::claim::{self, Claim};
+use crate::pg::xact::{self, Undone};
+use crate::pg::{compat, process};
+use crate::shared::{self, runs::Progress};
+use crate::sync::{self, Stored, Wanted};
+use crate::{capture, run};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::Cell;
+
+pub const PROCESS_TYPE: &str = "lago_push run";
+
+thread_local! {
+    /// Where this process shows how far it is, to be left when it ends.
+    static PROGRESS: Cell<Option<Progress>> = const { Cell::new(None) };
+}
+
+/// Entry point of the process. The argument is a database's number and a sync's.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
+    let (database, sync) = process::unpacked(argument);
+    process::begin_interruptible(database);
+    // What a database or role sets for its users must not decide what is billed.
+    let settings = [
+        ("search_path", "pg_catalog, pg_temp"),
+        ("default_transaction_read_only", "off"),
+        // One snapshot for all that a run reads.
+        ("default_transaction_isolation", "repeatable read"),
+        ("default_transaction_deferrable", "off"),
+        ("statement_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+        ("application_name", "lago_push run"),
+    ];
+    for (name, value) in settings.iter().chain(compat::EXTRA_WORKER_SETTINGS) {
+        process::set_for_worker(name, value);
+    }
+    if xact::in_transaction(|| outbox::tables().is_none() || !memory::is_there()) {
+        return;
+    }
+    // Another one may still be at it: of a worker before this one's.
+    if claim::claim_run(sync) == Claim::AnotherSessions {
+        return;
+    }
+    PROGRESS.set(Some(shared::runs::enter(sync)));
+    process::at_exit(farewell);
+    process::show(&format!("a run of sync {sync}"));
+    let Some(progress) = PROGRESS.get() else { return };
+    if let Some(begun) = xact::in_transaction(|| known(memory::begin(sync))) {
+        xact::in_transaction(|| finish(sync, begun, &progress));
+    }
+}
+
+/// Whoever waits for the run to be over is told by the worker, which reads what is due anew.
+#[pg_guard]
+unsafe extern "C-unwind" fn farewell(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
+    if let Some(progress) = PROGRESS.take() {
+        progress.leave();
+    }
+    if let Some(slot) = shared::own_slot() {
+        slot.redefine();
+    }
+}
+
+/// Does the run, and writes down how it went.
+fn finish(sync: i32, begun: Begun, progress: &Progress) {
+    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)));
+    let Some(stored) = stored else { return };
+    let Some(query) = &stored.query else { return };
+    let done = xact::undone_if_failed(query.time_limit, || run::run(&stored, query, begun, progress));
+    capture::redefine_at_commit();
+    let failure = match done {
+        Ok(done) => {
+            let run::compare::Counts { rows_read, added, changed, removed, .. } = done.counts;
+            pgrx::debug1!(
+                "lago_push run of sync \"{}\": {rows_read} read, {added} added, {changed} changed, {removed} removed",
+                stored.name
+            );
+            return;
+        }
+        Err(Undone::Refused(why)) => Failure::Refused(why),
+        Err(Undone::Raised { sqlstate, message }) => Failure::Raised { sqlstate, message },
+    };
+    fail(&stored, begun, progress, &failure);
+}
+
+fn fail(stored: &Stored, begun: Begun, progress: &Progress, failure: &Failure) {
+    let limit = stored.query.as_ref().and_then(|query| query.time_limit);
+    let limit = limit.map(|limit| format!("{} s", limit.as_secs_f64()));
+    let why = crate::pg::encoding::storable(&failure.sentence(limit.as_deref()));
+    pgrx::warning!("lago_push: a run of sync \"{}\" failed: {why}", stored.name);
+    let then = if failure.is_passing() { Then::Again } else { Then::Rest };
+    known(memory::fail(stored.id, begun.run, &why, progress.rows_read(), then));
+}
+
+fn known<T>(result: memory::Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => error!("lago_push cannot read its own tables: {error}"),
+    }
+}
