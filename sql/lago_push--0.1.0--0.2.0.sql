@@ -81,6 +81,53 @@ create table lago_push.backfill (
     constraint backfill_belongs_to_a_sync FOREIGN KEY (sync_id) REFERENCES lago_push.sync(id) ON DELETE CASCADE
 );
 
+create table lago_push.run (
+    id bigint generated always as identity,
+    sync_id integer not null,
+    state text not null default 'running'::text,
+    started_at timestamp with time zone not null default clock_timestamp(),
+    finished_at timestamp with time zone,
+    rows_read bigint,
+    added bigint,
+    changed bigint,
+    removed bigint,
+    unchanged bigint,
+    error text,
+    remark text,
+    constraint run_state_is_known CHECK ((state = ANY (ARRAY['running'::text, 'succeeded'::text, 'failed'::text, 'interrupted'::text]))),
+    constraint run_is_numbered PRIMARY KEY (id),
+    constraint run_belongs_to_a_sync FOREIGN KEY (sync_id) REFERENCES lago_push.sync(id) ON DELETE CASCADE
+);
+
+create table lago_push.run_request (
+    sync_id integer not null,
+    asked_at timestamp with time zone not null default clock_timestamp(),
+    removals text not null,
+    constraint removals_are_known CHECK ((removals = ANY (ARRAY['limited'::text, 'accepted'::text]))),
+    constraint run_request_belongs_to_a_sync FOREIGN KEY (sync_id) REFERENCES lago_push.sync(id) ON DELETE CASCADE
+);
+
+create table lago_push.memory (
+    sync_id integer not null,
+    activated_at timestamp with time zone,
+    runs bigint not null default 0,
+    failures bigint not null default 0,
+    row_count bigint not null default 0,
+    compared text,
+    whole_rows boolean not null default false,
+    high_water text,
+    constraint one_memory_per_sync PRIMARY KEY (sync_id),
+    constraint memory_belongs_to_a_sync FOREIGN KEY (sync_id) REFERENCES lago_push.sync(id) ON DELETE CASCADE
+) with (fillfactor=50);
+
+create table lago_push.remembered (
+    sync_id integer not null,
+    key text collate "C" not null,
+    digest uuid not null,
+    "row" json,
+    constraint one_memory_per_key PRIMARY KEY (sync_id, key)
+) with (fillfactor=90, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.1);
+
 create table lago_push.instance (
     system_identifier bigint not null,
     database oid not null,
@@ -94,19 +141,55 @@ alter table lago_push.destination_health add column messages_per_second double p
 
 alter table lago_push.destination_health add column paced_at timestamp with time zone;
 
+alter table lago_push.sync alter column source drop not null;
+
 alter table lago_push.sync add column max_pending bigint;
 
 alter table lago_push.sync add column when_full text not null default 'warn'::text;
 
+alter table lago_push.sync add column query text;
+
+alter table lago_push.sync add column key name[];
+
+alter table lago_push.sync add column cursor name;
+
+alter table lago_push.sync add column overlap text;
+
+alter table lago_push.sync add column max_removed double precision;
+
+alter table lago_push.sync add column first_run text;
+
+alter table lago_push.sync add column time_limit interval;
+
+alter table lago_push.sync add column run_as regrole;
+
+alter table lago_push.sync add column search_path text;
+
+alter table lago_push.sync add column query_columns jsonb;
+
 alter table lago_push.sync add constraint max_pending_is_positive CHECK ((max_pending > 0));
 
 alter table lago_push.sync add constraint when_full_is_known CHECK ((when_full = ANY (ARRAY['warn'::text, 'dead_letter'::text, 'raise'::text])));
+
+alter table lago_push.sync add constraint source_or_query CHECK (((source IS NULL) <> (query IS NULL)));
+
+alter table lago_push.sync add constraint query_is_complete CHECK (((query IS NULL) OR ((key IS NOT NULL) AND (max_removed IS NOT NULL) AND (first_run IS NOT NULL) AND (run_as IS NOT NULL) AND (search_path IS NOT NULL) AND (query_columns IS NOT NULL))));
+
+alter table lago_push.sync add constraint max_removed_is_a_share CHECK (((max_removed >= (0)::double precision) AND (max_removed <= (1)::double precision)));
+
+alter table lago_push.sync add constraint first_run_is_known CHECK ((first_run = ANY (ARRAY['send'::text, 'remember'::text])));
+
+alter table lago_push.sync add constraint time_limit_is_positive CHECK ((time_limit > '00:00:00'::interval));
 
 create unique index one_outbox_start ON lago_push.outbox_start USING btree ((true));
 
 create index backfill_by_sync ON lago_push.backfill USING btree (sync_id);
 
 create unique index one_unfinished_backfill_per_sync ON lago_push.backfill USING btree (sync_id) WHERE (finished_at IS NULL);
+
+create index run_by_sync ON lago_push.run USING btree (sync_id, id);
+
+create index run_request_by_sync ON lago_push.run_request USING btree (sync_id);
 
 create unique index one_instance ON lago_push.instance USING btree ((true));
 
@@ -127,6 +210,11 @@ create or replace function lago_push._capture_rows(sync_id integer, command byte
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'capture_rows_wrapper';
+
+create or replace function lago_push._check_query_recipe(template bytea, columns bytea, types oid[], key bytea, endpoint bytea, method text, path bytea, root text, operations text[], exclude bytea, order_by bytea)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'check_query_recipe_wrapper';
 
 create or replace function lago_push._count_written(sync_id integer, messages bigint)
  RETURNS void
@@ -225,14 +313,28 @@ create or replace view lago_push._figures as
                 END AS going,
             ((COALESCE(w.recent, (0)::bigint))::double precision / spell.seconds) AS coming,
             ((COALESCE(w.recent_bytes, (0)::bigint))::double precision / spell.seconds) AS coming_bytes,
-            (EXISTS ( SELECT
+            ((s.query IS NOT NULL) OR (EXISTS ( SELECT
                    FROM pg_trigger t
-                  WHERE ((t.tgfoid = ('lago_push.capture()'::regprocedure)::oid) AND (t.tgparentid = (0)::oid) AND (t.tgenabled <> 'D'::"char") AND (t.tgargs = (convert_to(s.name, getdatabaseencoding()) || '\x00'::bytea))))) AS has_trigger,
+                  WHERE ((t.tgfoid = ('lago_push.capture()'::regprocedure)::oid) AND (t.tgparentid = (0)::oid) AND (t.tgenabled <> 'D'::"char") AND (t.tgargs = (convert_to(s.name, getdatabaseencoding()) || '\x00'::bytea)))))) AS has_trigger,
                 CASE
                     WHEN (s.max_pending IS NULL) THEN false
                     ELSE (c.waiting >= s.max_pending)
-                END AS at_cap
-           FROM (((((((((lago_push.sync s
+                END AS at_cap,
+            (s.query IS NOT NULL) AS has_query,
+            ran.started_at AS last_run_at,
+            ran.seconds AS last_run_seconds,
+                CASE
+                    WHEN (ran.state = 'failed'::text) THEN ran.error
+                    ELSE NULL::text
+                END AS run_error,
+                CASE
+                    WHEN (ran.state = 'failed'::text) THEN ran.finished_at
+                    ELSE NULL::timestamp with time zone
+                END AS run_error_at,
+            COALESCE(m.runs, (0)::bigint) AS runs,
+            COALESCE(m.failures, (0)::bigint) AS run_failures,
+            COALESCE(m.row_count, (0)::bigint) AS remembered
+           FROM (((((((((((lago_push.sync s
              JOIN lago_push.destination d ON ((d.id = s.destination_id)))
              CROSS JOIN overall every)
              LEFT JOIN LATERAL ( SELECT h_1.destination_id,
@@ -275,6 +377,26 @@ create or replace view lago_push._figures as
                  LIMIT 1) r ON (true))
              CROSS JOIN LATERAL lago_push._letters(s.id, (100000)::bigint) l(letters, entered, estimated))
              LEFT JOIN lago_push._capped() c(sync_id, waiting) ON ((c.sync_id = s.id)))
+             LEFT JOIN LATERAL ( SELECT m_1.sync_id,
+                    m_1.activated_at,
+                    m_1.runs,
+                    m_1.failures,
+                    m_1.row_count,
+                    m_1.compared,
+                    m_1.whole_rows,
+                    m_1.high_water
+                   FROM lago_push.memory m_1
+                  WHERE (m_1.sync_id = s.id)
+                 LIMIT 1) m ON (true))
+             LEFT JOIN LATERAL ( SELECT r_1.state,
+                    r_1.started_at,
+                    r_1.finished_at,
+                    r_1.error,
+                    (EXTRACT(epoch FROM (r_1.finished_at - r_1.started_at)))::double precision AS seconds
+                   FROM lago_push.run r_1
+                  WHERE ((r_1.sync_id = s.id) AND (r_1.state = ANY (ARRAY['succeeded'::text, 'failed'::text])))
+                  ORDER BY r_1.id DESC
+                 LIMIT 1) ran ON (true))
              CROSS JOIN LATERAL ( SELECT (LEAST(GREATEST(EXTRACT(epoch FROM (clock_timestamp() - w.oldest)), (10)::numeric), (60)::numeric))::double precision AS seconds) spell)
         )
  SELECT f.id,
@@ -306,6 +428,14 @@ create or replace view lago_push._figures as
     f.coming_bytes,
     f.has_trigger,
     f.at_cap,
+    f.has_query,
+    f.last_run_at,
+    f.last_run_seconds,
+    f.run_error,
+    f.run_error_at,
+    f.runs,
+    f.run_failures,
+    f.remembered,
     f.pending_there,
     f.work,
     f.load,
@@ -347,6 +477,14 @@ create or replace view lago_push._figures as
             s.coming_bytes,
             s.has_trigger,
             s.at_cap,
+            s.has_query,
+            s.last_run_at,
+            s.last_run_seconds,
+            s.run_error,
+            s.run_error_at,
+            s.runs,
+            s.run_failures,
+            s.remembered,
             sum(s.pending) OVER there AS pending_there,
             GREATEST((((sum(
                 CASE
@@ -375,10 +513,28 @@ create or replace function lago_push._look()
  STRICT
 AS 'MODULE_PATHNAME', 'look_wrapper';
 
+create or replace function lago_push._query_columns(query bytea, search_path bytea, run_as oid)
+ RETURNS bytea
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'query_columns_wrapper';
+
 create or replace function lago_push._reconciled(sync_id integer, since_unix_micros bigint, until_unix_micros bigint, subscription bytea, replies_cover boolean, resend boolean)
  RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'reconciled_wrapper';
+
+create or replace function lago_push._runs_under_way()
+ RETURNS TABLE(sync_id integer, pid integer, rows_read bigint, added bigint, changed bigint, removed bigint, unchanged bigint)
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'runs_under_way_wrapper';
+
+create or replace function lago_push._search_path()
+ RETURNS bytea
+ LANGUAGE c
+ STRICT
+AS 'MODULE_PATHNAME', 'search_path_wrapper';
 
 create or replace function lago_push._this_instance()
  RETURNS TABLE(system_identifier bigint, database oid, major_version integer, timeline integer, place text)
@@ -521,8 +677,8 @@ AS $function$
 declare
     wanted lago_push.sync := lago_push._locked_sync(_sync.sync);
 begin
-    if exists (select from pg_class c where c.oid = wanted.source) then
-        perform lago_push._check_source(wanted.source);
+    if wanted.query is not null or exists (select from pg_class c where c.oid = wanted.source) then
+        perform lago_push._check_rights(wanted);
     end if;
     return wanted;
 end
@@ -557,6 +713,43 @@ begin
 end
 $function$;
 
+create or replace function lago_push._check_source(source regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted record;
+begin
+    select c.relkind, c.relpersistence, c.relowner, c.relnamespace::regnamespace::text as schema into wanted
+      from pg_class c where c.oid = _check_source.source;
+    if wanted.relkind is null then
+        raise exception using errcode = 'undefined_table', message = 'the source table does not exist',
+            hint = 'Give an existing table: source => ''public.my_table''.';
+    elsif wanted.relkind not in ('r', 'p') then
+        raise exception using errcode = 'wrong_object_type',
+            message = format('"%s" is not a table', _check_source.source),
+            detail = 'Rows are captured by a row trigger, which only tables and partitioned tables can have.',
+            hint = format('Name the table the rows are written to, or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source);
+    elsif wanted.relpersistence = 't' then
+        raise exception using errcode = 'wrong_object_type',
+            message = format('"%s" is a temporary table', _check_source.source),
+            detail = 'It is visible to one session only and gone when that ends.',
+            hint = 'Use a permanent table.';
+    elsif wanted.schema in ('lago_push', 'pg_catalog', 'information_schema', 'pg_toast') then
+        raise exception using errcode = 'wrong_object_type',
+            message = format('"%s" cannot be a source', _check_source.source),
+            detail = format('The tables in schema %s belong to the server or to lago_push.', wanted.schema);
+    elsif not pg_has_role(lago_push._caller(), wanted.relowner, 'USAGE') then
+        raise exception using errcode = 'insufficient_privilege',
+            message = format('must be owner of table %s', _check_source.source),
+            detail = 'A sync sends what the table holds to another system, so only its owner may make or change one.',
+            hint = format('Ask the owner, or a role that is a member of "%s".', wanted.relowner::regrole);
+    end if;
+end
+$function$;
+
 create or replace function lago_push._check_sync(wanted lago_push.sync)
  RETURNS void
  LANGUAGE plpgsql
@@ -566,12 +759,8 @@ begin
     if coalesce(wanted.name, '') = '' then
         raise exception using errcode = 'invalid_parameter_value', message = 'a sync needs a name';
     end if;
-    if wanted.source is null then
-        raise exception using errcode = 'null_value_not_allowed',
-            message = format('sync "%s" needs a source', wanted.name),
-            hint = 'Give the table: source => ''public.my_table''.';
-    end if;
-    perform lago_push._check_source(wanted.source);
+    perform lago_push._check_kind(wanted);
+    perform lago_push._check_rights(wanted);
     if wanted.template is not null and wanted.mapper is not null then
         raise exception using errcode = 'invalid_parameter_value',
             message = format('sync "%s" has both a template and a mapper', wanted.name),
@@ -652,6 +841,15 @@ begin
         raise exception using errcode = 'invalid_parameter_value',
             message = 'keep_replies must be between 1 second and 10 years';
     end if;
+    if wanted.query is not null then
+        if wanted.columns is not null and not 'update' = any (wanted.operations) then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = 'columns is given, but the sync does not capture updates',
+                hint = 'Add update to operations, or leave columns out.';
+        end if;
+        perform lago_push._check_query(wanted);
+        return;
+    end if;
     if wanted.exclude is not null then
         perform lago_push._check_columns(wanted.source, 'exclude', wanted.exclude, 'the sync may not see');
     end if;
@@ -673,7 +871,7 @@ begin
 end
 $function$;
 
-create or replace function lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace function lago_push._create_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text, query text, key name[], cursor name, overlap text, max_removed double precision, first_run text, time_limit interval)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -684,6 +882,11 @@ declare
 begin
     wanted.name := _create_sync.name;
     wanted.source := _create_sync.source;
+    wanted.query := nullif(_create_sync.query, '');
+    wanted.key := nullif(_create_sync.key, '{}');
+    wanted.cursor := nullif(_create_sync.cursor, '');
+    wanted.overlap := nullif(_create_sync.overlap, '');
+    wanted.time_limit := _create_sync.time_limit;
     wanted.template := _create_sync.template;
     wanted.mapper := _create_sync.mapper::text;
     -- A path of its own makes the call the user's, not one of usage events.
@@ -706,6 +909,15 @@ begin
     wanted.max_pending := nullif(_create_sync.max_pending, 0);
     wanted.when_full := _create_sync.when_full;
     wanted.state := 'draft';
+    if wanted.query is not null then
+        wanted.max_removed := _create_sync.max_removed;
+        wanted.first_run := _create_sync.first_run;
+        wanted.run_as := lago_push._caller();
+        wanted.search_path := convert_from(lago_push._search_path(), 'UTF8');
+        perform lago_push._check_kind(wanted);
+        wanted.query_columns := lago_push._columns_of(wanted);
+        wanted.overlap := coalesce(wanted.overlap, lago_push._default_overlap(wanted));
+    end if;
     perform lago_push._check_sync(wanted);
     wanted.destination_id := lago_push._destination_of(wanted.name, _create_sync.destination);
     wanted.id := nextval('lago_push.sync_id_seq');
@@ -717,6 +929,9 @@ begin
             hint = 'Change it with lago_push.alter_sync(), drop it with lago_push.drop_sync(), or choose another name.';
     end if;
     insert into lago_push.account (sync_id) values (wanted.id);
+    if wanted.query is not null then
+        insert into lago_push.memory (sync_id) values (wanted.id);
+    end if;
     if wanted.filter is not null then
         perform lago_push._try_to_attach(wanted.id);
     end if;
@@ -724,7 +939,7 @@ begin
 end
 $function$;
 
-create or replace function lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text)
+create or replace function lago_push._alter_sync(name text, source regclass, template text, mapper regprocedure, destination text, endpoint text, operations text[], columns name[], filter text, exclude name[], method text, path text, root text, headers jsonb, order_by text, batch_size integer, schedule text, keep_replies interval, on_error text, unchanged text, max_pending bigint, when_full text, query text, key name[], cursor name, overlap text, max_removed double precision, first_run text, time_limit interval)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -742,6 +957,34 @@ begin
             hint = 'Give one of them.';
     end if;
     wanted.source := coalesce(_alter_sync.source, wanted.source);
+    wanted.query := coalesce(nullif(_alter_sync.query, ''), wanted.query);
+    if (wanted.query is null) <> (old.query is null) or (wanted.source is null) <> (old.source is null) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has a %s, which cannot become a %s', wanted.name,
+                             case when old.query is null then 'source' else 'query' end,
+                             case when old.query is null then 'query' else 'source' end),
+            detail = 'What is captured at each write, and what at each run, is told apart by other ids.',
+            hint = 'Make another sync, and drop this one.';
+    end if;
+    wanted.key := coalesce(nullif(_alter_sync.key, '{}'), wanted.key);
+    if wanted.key <> old.key and exists (select from lago_push.remembered r where r.sync_id = old.id) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('the key of sync "%s" cannot be changed', wanted.name),
+            detail = 'Its runs remember rows by that key; by another one all of them would be gone, and as many new.',
+            hint = 'Make another sync with first_run => ''remember'', and drop this one.';
+    end if;
+    wanted.cursor := nullif(coalesce(_alter_sync.cursor, wanted.cursor), '');
+    wanted.overlap := nullif(coalesce(_alter_sync.overlap, case when wanted.cursor is not distinct from old.cursor then wanted.overlap end), '');
+    wanted.max_removed := case when wanted.query is not null then coalesce(_alter_sync.max_removed, wanted.max_removed) end;
+    wanted.first_run := case when wanted.query is not null then coalesce(_alter_sync.first_run, wanted.first_run) end;
+    wanted.time_limit := nullif(coalesce(_alter_sync.time_limit, wanted.time_limit), '0');
+    if _alter_sync.query is not null then
+        wanted.search_path := convert_from(lago_push._search_path(), 'UTF8');
+        wanted.query_columns := lago_push._columns_of(wanted);
+    end if;
+    if wanted.cursor is not null then
+        wanted.overlap := coalesce(wanted.overlap, lago_push._default_overlap(wanted));
+    end if;
     if template is not null or mapper is not null then
         wanted.template := nullif(_alter_sync.template, '');
         wanted.mapper := _alter_sync.mapper::text;
@@ -784,12 +1027,23 @@ begin
     end if;
     update lago_push.sync s
        set (source, destination_id, endpoint, template, mapper, operations, columns, filter, exclude, unchanged,
-            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full)
+            method, path, root, headers, order_by, batch_size, schedule, keep_replies, on_error, max_pending, when_full,
+            query, key, cursor, overlap, max_removed, first_run, time_limit, search_path, query_columns)
          = (wanted.source, wanted.destination_id, wanted.endpoint, wanted.template, wanted.mapper, wanted.operations,
             wanted.columns, wanted.filter, wanted.exclude, wanted.unchanged, wanted.method, wanted.path, wanted.root,
             wanted.headers, wanted.order_by, wanted.batch_size, wanted.schedule, wanted.keep_replies, wanted.on_error,
-            wanted.max_pending, wanted.when_full)
+            wanted.max_pending, wanted.when_full,
+            wanted.query, wanted.key, wanted.cursor, wanted.overlap, wanted.max_removed, wanted.first_run, wanted.time_limit,
+            wanted.search_path, wanted.query_columns)
      where s.id = old.id;
+    if wanted.cursor is distinct from old.cursor then
+        -- What was read by one column says nothing about another.
+        update lago_push.memory m set high_water = null where m.sync_id = old.id;
+    end if;
+    if wanted.source is null then
+        perform lago_push._wake();
+        return;
+    end if;
     if (wanted.source::oid, wanted.columns, wanted.filter) is distinct from (old.source::oid, old.columns, old.filter)
         or not (wanted.operations <@ old.operations and old.operations <@ wanted.operations) then
         fires := lago_push._fires(old);
@@ -870,7 +1124,7 @@ begin
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" is paused', wanted.name),
             hint = 'Start deliveries again with lago_push.resume().';
-    elsif wanted.state = 'active' and exists (select from lago_push._triggers(wanted.name)) then
+    elsif wanted.state = 'active' and (wanted.query is not null or exists (select from lago_push._triggers(wanted.name))) then
         raise notice 'sync "%" is active already', wanted.name;
         return;
     elsif wanted.state = 'active' then
@@ -879,6 +1133,16 @@ begin
     end if;
     perform lago_push._check_sync(wanted);
     update lago_push.sync s set state = 'active' where s.id = wanted.id;
+    if wanted.query is not null then
+        if lago_push._columns_of(wanted) <> wanted.query_columns then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('the query of sync "%s" has other columns than when it was checked', wanted.name),
+                hint = format('If that is meant, give it again: lago_push.alter_sync(%L, query => …).', wanted.name);
+        end if;
+        update lago_push.memory m set activated_at = clock_timestamp() where m.sync_id = wanted.id;
+        perform lago_push._wake();
+        return;
+    end if;
     if not exists (select from lago_push._triggers(wanted.name)) then
         perform lago_push._attach(wanted.id);
     end if;
@@ -909,6 +1173,127 @@ begin
     end if;
     update lago_push.sync s set state = _set_state.state where s.id = wanted.id;
     perform lago_push._wake();
+end
+$function$;
+
+create or replace function lago_push._drop_sync(sync text, discard boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync(_drop_sync.sync);
+    hanging record;
+    pending bigint;
+    dead bigint;
+begin
+    if lago_push._has_unwritten(wanted.id) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" cannot be dropped here', wanted.name),
+            detail = 'A savepoint was set after this transaction captured rows, so they become messages later, and there would be no sync to deliver them.',
+            hint = 'Commit first, or release the savepoint.';
+    end if;
+    for hanging in select * from lago_push._triggers(wanted.name) loop
+        perform lago_push._as_caller(format('drop trigger %I on %s', hanging.trigger, hanging.relation));
+    end loop;
+    select count(*) into pending from lago_push.message m where m.sync_id = wanted.id;
+    select count(*) into dead from lago_push.dead_letter l where l.sync_id = wanted.id;
+    if pending + dead > 0 and not coalesce(discard, false) then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" still has messages', wanted.name),
+            detail = format('%s pending, %s dead letters.', pending, dead),
+            hint = format('Wait for them with lago_push.flush(%L), or give them up with lago_push.drop_sync(%L, discard => true).', wanted.name, wanted.name);
+    end if;
+    delete from lago_push.retry r using lago_push.message m where m.id = r.message_id and m.sync_id = wanted.id;
+    delete from lago_push.message m where m.sync_id = wanted.id;
+    delete from lago_push.dead_letter l where l.sync_id = wanted.id;
+    delete from lago_push.remembered r where r.sync_id = wanted.id;
+    delete from lago_push.sync s where s.id = wanted.id;
+    perform lago_push._wake();
+exception when lock_not_available then
+    raise exception using errcode = 'lock_not_available',
+        message = format('could not detach the trigger of sync "%s" within 5 seconds', _drop_sync.sync),
+        detail = 'Another session holds a lock on the source; waiting longer would make other writers wait behind this one.',
+        hint = 'Try again when long transactions on the table have ended; lago_push.pause() needs no such lock.';
+end
+$function$;
+
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
+begin
+    perform lago_push._check_rights(wanted);
+    if coalesce(rows, 0) not between 1 and 1000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'rows must be between 1 and 1000';
+    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
+    return query
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted) where wanted.query is null)
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        if wanted.query is not null then
+            raise notice 'the query of sync "%" gives no row to show', wanted.name;
+        else
+            raise notice 'table % has no row to show', wanted.source
+                using hint = 'Insert one in a transaction, look, and roll back.';
+        end if;
+    end if;
+end
+$function$;
+
+create or replace function lago_push._send_test(sync text, body jsonb)
+ RETURNS TABLE(status integer, reply jsonb, verdict text, message text, duration interval)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_send_test.sync);
+    first_path text;
+    first_payload text;
+    doubts text[];
+begin
+    perform lago_push._check_rights(wanted);
+    -- A body of the caller's needs a row only where the path does.
+    if body is null or wanted.path like '%{{%' then
+        select r.path, convert_from(r.payload, getdatabaseencoding()), r.warnings
+          into first_path, first_payload, doubts
+          from lago_push._rendered(wanted.id, 1) r limit 1;
+        if not found then
+            raise exception using errcode = 'no_data_found',
+                message = case when wanted.query is null then format('table %s has no row to send', wanted.source)
+                    else format('the query of sync "%s" gives no row to send', wanted.name) end,
+                hint = case when wanted.query is not null and coalesce(wanted.path, '') not like '%{{%'
+                    then 'Give a body: send_test(…, body => ''{…}'').'
+                    when wanted.path like '%{{%'
+                    then 'The sync''s path is filled from a row: insert one.'
+                    else 'Insert one, or give a body: send_test(…, body => ''{…}'').' end;
+        elsif body is null and first_payload is null then
+            raise exception using errcode = 'data_exception',
+                message = format('sync "%s" cannot send the first row of %s', wanted.name, coalesce(wanted.source::text, 'its query')),
+                detail = coalesce(doubts[1], ''),
+                hint = 'lago_push.preview() shows more rows; correct the row or the sync, or give a body.';
+        end if;
+    end if;
+    return query
+        select s.status, coalesce(lago_push._as_jsonb(s.reply), to_jsonb(nullif(s.reply, ''))), s.verdict, s.message,
+               s.seconds * interval '1 s'
+          from lago_push._send(wanted.id, first_path, convert_to(coalesce(body::text, first_payload), 'UTF8'), body is not null) s;
 end
 $function$;
 
@@ -946,137 +1331,6 @@ begin
            path = checked.path,
            reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
      where l.id = dead.id;
-end
-$function$;
-
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
-create or replace function lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
-begin
-    perform lago_push._check_source(wanted.source);
-    if coalesce(rows, 0) not between 1 and 1000 then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
-    end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
-    return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted))
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        raise notice 'table % has no row to show', wanted.source
-            using hint = 'Insert one in a transaction, look, and roll back.';
-    end if;
-end
-$function$;
-
-create or replace function lago_push._flush(sync text, timeout interval)
- RETURNS boolean
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
-    only_sync integer;
-    up_to bigint;
-    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
-    pause double precision := 0.001;
-begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() cannot see deliveries in this transaction',
-            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
-            hint = 'Call it in a transaction of its own, with isolation level read committed.';
-    end if;
-    if lago_push._has_captured() then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
-            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
-            hint = 'Commit first.';
-    end if;
-    if _flush.sync is not null then
-        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
-    end if;
-    select max(m.id) into up_to from lago_push.message m
-     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
-    loop
-        select m.id into from_id from lago_push.message m
-         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
-         order by m.id limit 1;
-        if not found then
-            return true;
-        elsif clock_timestamp() >= deadline then
-            return false;
-        end if;
-        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
-        pause := least(pause * 1.5, 0.1);
-    end loop;
 end
 $function$;
 
@@ -1245,6 +1499,7 @@ declare
     wanted lago_push.sync := lago_push._sync_named(convert_from(_backfill_open.sync, getdatabaseencoding()));
     condition text := nullif(convert_from(_backfill_open.filter, getdatabaseencoding()), '');
 begin
+    perform lago_push._refuse_query(wanted, 'backfilled');
     perform lago_push._check_source(wanted.source);
     if coalesce(chunk, 0) not between 1 and 100000 then
         raise exception using errcode = 'invalid_parameter_value',
@@ -1340,7 +1595,7 @@ AS $function$
              where m.id >= from_id
                -- What is paused, or waits for its tick, holds up nobody.
                and m.sync_id in (select s.id from lago_push.sync s
-                                  where s.destination_id = (sync).destination_id and s.state = 'active' and s.schedule is null)
+                                  where s.destination_id = (sync).destination_id and s.state = 'active' and (s.schedule is null or s.query is not null))
              order by m.id
              limit most) w;
 $function$;
@@ -1461,6 +1716,50 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
+create or replace function lago_push._flush(sync text, timeout interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
+    only_sync integer;
+    up_to bigint;
+    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
+    pause double precision := 0.001;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'lago_push.flush() cannot see deliveries in this transaction',
+            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
+            hint = 'Call it in a transaction of its own, with isolation level read committed.';
+    end if;
+    if lago_push._has_captured() then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
+            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
+            hint = 'Commit first.';
+    end if;
+    if _flush.sync is not null then
+        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
+    end if;
+    select max(m.id) into up_to from lago_push.message m
+     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
+    loop
+        select m.id into from_id from lago_push.message m
+         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
+         order by m.id limit 1;
+        if not found then
+            return true;
+        elsif clock_timestamp() >= deadline then
+            return false;
+        end if;
+        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
+        pause := least(pause * 1.5, 0.1);
+    end loop;
+end
+$function$;
+
 create or replace function lago_push._redrive(sync text, filter text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1495,7 +1794,7 @@ begin
                 if letter.source_row is null then
                     continue;
                 end if;
-                if not exists (select from pg_class c where c.oid = wanted.source) then
+                if wanted.query is null and not exists (select from pg_class c where c.oid = wanted.source) then
                     update lago_push.dead_letter l set reason = 'the sync''s source does not exist (any more)' where l.id = letter.id;
                     continue;
                 end if;
@@ -1567,18 +1866,298 @@ begin
 end
 $function$;
 
+create or replace function lago_push._refuse_query(sync lago_push.sync, what text)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if sync.query is not null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has a query and no source table, so it cannot be %s', sync.name, what),
+            detail = 'All rows the query gives are captured by its runs, those that were there before too.',
+            hint = format('To run it now: select lago_push.run_now(%L).', sync.name);
+    end if;
+end
+$function$;
+
+create or replace function lago_push._check_rights(sync lago_push.sync)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if sync.query is null then
+        perform lago_push._check_source(sync.source);
+    elsif not exists (select from pg_roles r where r.oid = sync.run_as) then
+        if not (select r.rolsuper from pg_roles r where r.oid = lago_push._caller()) then
+            raise exception using errcode = 'insufficient_privilege',
+                message = format('the role of sync "%s" does not exist (any more)', sync.name),
+                detail = 'Its query ran with the rights of that role.',
+                hint = 'A superuser may drop it.';
+        end if;
+    elsif not pg_has_role(lago_push._caller(), sync.run_as, 'USAGE') then
+        raise exception using errcode = 'insufficient_privilege',
+            message = format('must be a member of role "%s"', sync.run_as),
+            detail = format('The query of sync "%s" runs with the rights of that role.', sync.name);
+    end if;
+end
+$function$;
+
+create or replace function lago_push._columns_of(sync lago_push.sync)
+ RETURNS jsonb
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select convert_from(lago_push._query_columns(
+        convert_to((sync).query, 'UTF8'), convert_to((sync).search_path, 'UTF8'), (sync).run_as::oid), 'UTF8')::jsonb;
+$function$;
+
+create or replace function lago_push._check_kind(wanted lago_push.sync)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+    if wanted.source is not null and wanted.query is not null then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = format('sync "%s" has both a source and a query', wanted.name),
+            detail = 'The rows of a table are captured when they are written; those of a query when it runs.',
+            hint = 'Give one of them.';
+    elsif wanted.source is null and wanted.query is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('sync "%s" needs a source', wanted.name),
+            hint = 'Give the table: source => ''public.my_table''; or, for what is none, a query: query => ''select …'', key => ''{id}''.';
+    elsif wanted.query is null then
+        if wanted.key is not null or wanted.cursor is not null or wanted.overlap is not null or wanted.time_limit is not null then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('sync "%s" has no query, and key, cursor, overlap and time_limit are of one', wanted.name),
+                hint = 'Leave them out, or give a query in the place of the source.';
+        end if;
+        return;
+    end if;
+    if wanted.mapper is not null then
+        raise exception using errcode = 'feature_not_supported',
+            message = format('sync "%s" has both a query and a mapper', wanted.name),
+            detail = 'A mapper takes rows of a table.',
+            hint = 'Compute in the query what the template is to send.';
+    elsif wanted.filter is not null then
+        raise exception using errcode = 'feature_not_supported',
+            message = format('sync "%s" has both a query and a filter', wanted.name),
+            detail = 'A filter is the condition of a table''s trigger.',
+            hint = 'Write it into the query, after where.';
+    elsif wanted.unchanged <> 'send' then
+        raise exception using errcode = 'feature_not_supported',
+            message = format('sync "%s" has a query, and unchanged is %s', wanted.name, wanted.unchanged),
+            detail = 'Of a query''s row an update is sent only if a column has changed.',
+            hint = 'Name the columns whose change counts: columns => ''{amount}''.';
+    end if;
+    if cardinality(wanted.key) > 0 and array_position(wanted.key, null) is null then
+        return;
+    end if;
+    raise exception using errcode = 'null_value_not_allowed',
+        message = format('sync "%s" needs a key', wanted.name),
+        detail = 'Runs tell by it which rows are new, changed or gone.',
+        hint = 'Name the columns of the query that tell its rows apart: key => ''{id}''.';
+end
+$function$;
+
+create or replace function lago_push._check_query(wanted lago_push.sync)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    missing text;
+    cursor_type text;
+    names text[] := array(select c ->> 'name' from jsonb_array_elements(wanted.query_columns) c);
+begin
+    select k into missing from unnest(wanted.key) k where k::text <> all (names) limit 1;
+    if missing is not null then
+        raise exception using errcode = 'undefined_column',
+            message = format('column "%s" of the key is none of the query', missing),
+            hint = format('Columns: %s.', array_to_string(names, ', '));
+    end if;
+    select k into missing from unnest(wanted.columns || wanted.exclude) k where k::text <> all (names) limit 1;
+    if missing is not null then
+        raise exception using errcode = 'undefined_column',
+            message = format('column "%s" is none of the query', missing),
+            detail = 'columns lists those whose change counts, exclude those the sync may not see.',
+            hint = format('Columns: %s.', array_to_string(names, ', '));
+    end if;
+    if coalesce(wanted.first_run, '') not in ('send', 'remember') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'first_run must be send or remember',
+            detail = 'It says what becomes of the rows that are there at the first run: send captures them as new, remember takes them for known.';
+    elsif coalesce(wanted.max_removed, -1) not between 0 and 1 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'max_removed must be between 0 and 1',
+            detail = 'It is the share of the rows that one run may take for removed; a run that finds more gone stops.',
+            hint = '1 lets any number go.';
+    elsif wanted.time_limit <= '0' then
+        raise exception using errcode = 'invalid_parameter_value', message = 'time_limit must be more than nothing';
+    end if;
+    if wanted.cursor is null then
+        if wanted.overlap is not null then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('sync "%s" has an overlap and no cursor', wanted.name),
+                hint = 'Without a cursor all rows are read each time.';
+        end if;
+    else
+        select c ->> 'type' into cursor_type from jsonb_array_elements(wanted.query_columns) c where c ->> 'name' = wanted.cursor::text;
+        if cursor_type is null then
+            raise exception using errcode = 'undefined_column',
+                message = format('the cursor "%s" is no column of the query', wanted.cursor),
+                hint = format('Columns: %s.', array_to_string(names, ', '));
+        elsif cursor_type not in ('smallint', 'integer', 'bigint', 'date', 'timestamp without time zone', 'timestamp with time zone') then
+            raise exception using errcode = 'datatype_mismatch',
+                message = format('the cursor "%s" is of type %s', wanted.cursor, cursor_type),
+                detail = 'A cursor is a column that only grows: a number, or a time.',
+                hint = 'Cast it in the query to bigint, date, timestamp or timestamptz.';
+        elsif 'delete' = any (wanted.operations) then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('sync "%s" has a cursor and captures deletes', wanted.name),
+                detail = 'With a cursor only new rows are read, so those that are gone are not missed.',
+                hint = 'Leave one of them out.';
+        end if;
+        begin
+            if cursor_type in ('smallint', 'integer', 'bigint') then
+                if wanted.overlap::numeric < 0 then raise data_exception; end if;
+            elsif wanted.overlap::interval < '0' then
+                raise data_exception;
+            end if;
+        exception when data_exception then
+            raise exception using errcode = 'invalid_parameter_value',
+                message = format('overlap is no stretch of a cursor of type %s', cursor_type),
+                detail = 'It says how far behind the highest value of before reading begins, for rows that came late.',
+                hint = case when cursor_type in ('smallint', 'integer', 'bigint')
+                    then 'Give a number: overlap => ''1000''.' else 'Give an interval: overlap => ''1 hour''.' end;
+        end;
+    end if;
+    perform lago_push._check_query_recipe(
+        convert_to(wanted.template, 'UTF8'),
+        convert_to(to_json(names)::text, 'UTF8'),
+        array(select (c ->> 'type')::regtype::oid from jsonb_array_elements(wanted.query_columns) c),
+        convert_to(to_json(wanted.key)::text, 'UTF8'),
+        convert_to(wanted.endpoint, 'UTF8'), wanted.method, convert_to(wanted.path, 'UTF8'), wanted.root, wanted.operations,
+        convert_to(to_json(wanted.exclude)::text, 'UTF8'), convert_to(wanted.order_by, 'UTF8'));
+end
+$function$;
+
+create or replace function lago_push._default_overlap(sync lago_push.sync)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select case when c ->> 'type' in ('smallint', 'integer', 'bigint') then '1000' else '5 minutes' end
+      from jsonb_array_elements((sync).query_columns) c where c ->> 'name' = (sync).cursor::text;
+$function$;
+
+create or replace function lago_push._run_now(sync text, removals text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_run_now.sync);
+begin
+    if not lago_push._is_operator() then
+        perform lago_push._check_rights(wanted);
+    end if;
+    if wanted.query is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" has a source table, and no query to run', wanted.name),
+            detail = 'Its rows are captured when they are written.';
+    elsif wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            hint = format('Start it first: lago_push.activate(%L).', wanted.name);
+    elsif coalesce(removals, '') not in ('limit', 'accept') then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'removals must be limit or accept',
+            detail = 'limit stops a run that finds more rows gone than max_removed allows; accept takes them for removed this once.';
+    end if;
+    insert into lago_push.run_request (sync_id, removals)
+    values (wanted.id, case removals when 'accept' then 'accepted' else 'limited' end);
+    perform lago_push._wake();
+end
+$function$;
+
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._refuse_query(wanted, 'reconciled');
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
 create or replace function lago_push._workers()
  RETURNS TABLE(database_id oid, database text, pid integer, state text, started_at timestamp with time zone, last_activity timestamp with time zone, messages_per_second double precision, activity text, wanted boolean)
  LANGUAGE c
  STRICT
 AS 'MODULE_PATHNAME', 'workers_and_activities_wrapper';
 
-create or replace function lago_push.create_sync(name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text)
+create or replace function lago_push.create_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text, query text DEFAULT NULL::text, key name[] DEFAULT NULL::name[], cursor name DEFAULT NULL::name, overlap text DEFAULT NULL::text, max_removed double precision DEFAULT 0.5, first_run text DEFAULT 'send'::text, time_limit interval DEFAULT NULL::interval)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
 
-create or replace function lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text)
+create or replace function lago_push.alter_sync(name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, destination text DEFAULT NULL::text, endpoint text DEFAULT NULL::text, operations text[] DEFAULT NULL::text[], columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, order_by text DEFAULT NULL::text, batch_size integer DEFAULT NULL::integer, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, on_error text DEFAULT NULL::text, unchanged text DEFAULT NULL::text, max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT NULL::text, query text DEFAULT NULL::text, key name[] DEFAULT NULL::name[], cursor name DEFAULT NULL::name, overlap text DEFAULT NULL::text, max_removed double precision DEFAULT NULL::double precision, first_run text DEFAULT NULL::text, time_limit interval DEFAULT NULL::interval)
+ RETURNS void
+ LANGUAGE c
+AS 'MODULE_PATHNAME', 'lago_push_as_owner';
+
+create or replace function lago_push.run_now(sync text, removals text DEFAULT 'limit'::text)
  RETURNS void
  LANGUAGE c
 AS 'MODULE_PATHNAME', 'lago_push_as_owner';
@@ -1605,7 +2184,7 @@ AS 'lago_push', $procedure$lago_push_backfill$procedure$;
 create or replace view lago_push.status as
  SELECT f.sync,
     f.state,
-    (f.source)::text AS source,
+    COALESCE((f.source)::text, 'query'::text) AS source,
     f.destination,
     f.pending,
     (now() - f.oldest) AS oldest_pending,
@@ -1613,11 +2192,8 @@ create or replace view lago_push.status as
     f.delivered,
     f.dead,
     f.last_delivered_at,
-        CASE
-            WHEN ((latest.died_at > f.last_error_at) OR (f.last_error_at IS NULL)) THEN latest.reason
-            ELSE f.last_error
-        END AS last_error,
-    GREATEST(latest.died_at, f.last_error_at) AS last_error_at,
+    worst.error AS last_error,
+    worst.at AS last_error_at,
     f.estimated,
     f.bytes AS bytes_waiting,
     f.bytes_per_second,
@@ -1626,14 +2202,41 @@ create or replace view lago_push.status as
             ELSE NULL::interval
         END AS drains_in,
     (f.has_trigger AND (f.state <> 'draft'::text)) AS capturing,
-    f.at_cap
-   FROM (lago_push._figures f
+    f.at_cap,
+    f.last_run_at
+   FROM ((lago_push._figures f
      LEFT JOIN LATERAL ( SELECT l.reason,
             l.died_at
            FROM lago_push.dead_letter l
           WHERE (l.sync_id = f.id)
           ORDER BY l.id DESC
-         LIMIT 1) latest ON (true));
+         LIMIT 1) latest ON (true))
+     LEFT JOIN LATERAL ( SELECT e.error,
+            e.at
+           FROM ( VALUES (latest.reason,latest.died_at), (f.last_error,f.last_error_at), (f.run_error,f.run_error_at)) e(error, at)
+          WHERE (e.at IS NOT NULL)
+          ORDER BY e.at DESC
+         LIMIT 1) worst ON (true));
+
+create or replace view lago_push.runs as
+ SELECT s.name AS sync,
+        CASE
+            WHEN ((r.state = 'running'::text) AND (u.pid IS NULL)) THEN 'interrupted'::text
+            ELSE r.state
+        END AS state,
+    r.started_at,
+    r.finished_at,
+    COALESCE(r.rows_read, u.rows_read) AS rows_read,
+    COALESCE(r.added, u.added) AS added,
+    COALESCE(r.changed, u.changed) AS changed,
+    COALESCE(r.removed, u.removed) AS removed,
+    COALESCE(r.unchanged, u.unchanged) AS unchanged,
+    r.error,
+    r.remark,
+    u.pid
+   FROM ((lago_push.run r
+     JOIN lago_push.sync s ON ((s.id = r.sync_id)))
+     LEFT JOIN lago_push._runs_under_way() u(sync_id, pid, rows_read, added, changed, removed, unchanged) ON (((u.sync_id = r.sync_id) AND (r.state = 'running'::text))));
 
 create or replace view lago_push.destinations as
  SELECT d.name,
@@ -1833,6 +2436,14 @@ create or replace view lago_push.metrics as
             f.coming_bytes,
             f.has_trigger,
             f.at_cap,
+            f.has_query,
+            f.last_run_at,
+            f.last_run_seconds,
+            f.run_error,
+            f.run_error_at,
+            f.runs,
+            f.run_failures,
+            f.remembered,
             f.pending_there,
             f.work,
             f.load,
@@ -1868,7 +2479,7 @@ create or replace view lago_push.metrics as
     m.labels,
     m.value
    FROM ( SELECT v.name,
-            jsonb_build_object('sync', f.sync, 'destination', f.destination, 'source', (f.source)::text) AS jsonb_build_object,
+            jsonb_build_object('sync', f.sync, 'destination', f.destination, 'source', COALESCE((f.source)::text, 'query'::text)) AS jsonb_build_object,
             v.value
            FROM (((figures f
              LEFT JOIN ( SELECT i.sync_id,
@@ -1886,7 +2497,23 @@ create or replace view lago_push.metrics as
                         CASE
                             WHEN (NOT f.captured_estimated) THEN ((entered.captured = ((((f.delivered + f.dead))::numeric + COALESCE(done.discarded, (0)::numeric)) + (f.pending)::numeric)))::integer
                             ELSE NULL::integer
-                        END), ('lago_push_last_delivered_timestamp_seconds'::text,EXTRACT(epoch FROM f.last_delivered_at))) v(name, value))
+                        END), ('lago_push_last_delivered_timestamp_seconds'::text,EXTRACT(epoch FROM f.last_delivered_at)), ('lago_push_runs_total'::text,
+                        CASE
+                            WHEN f.has_query THEN (f.runs + f.run_failures)
+                            ELSE NULL::bigint
+                        END), ('lago_push_run_failures_total'::text,
+                        CASE
+                            WHEN f.has_query THEN f.run_failures
+                            ELSE NULL::bigint
+                        END), ('lago_push_run_failing'::text,
+                        CASE
+                            WHEN f.has_query THEN ((f.run_error_at IS NOT NULL))::integer
+                            ELSE NULL::integer
+                        END), ('lago_push_last_run_timestamp_seconds'::text,EXTRACT(epoch FROM f.last_run_at)), ('lago_push_last_run_seconds'::text,f.last_run_seconds), ('lago_push_remembered_rows'::text,
+                        CASE
+                            WHEN f.has_query THEN f.remembered
+                            ELSE NULL::bigint
+                        END)) v(name, value))
         UNION ALL
          SELECT v.name,
             jsonb_build_object('destination', d.name) AS jsonb_build_object,
@@ -1909,7 +2536,7 @@ create or replace view lago_push.metrics as
                            FROM ((figures f
                              JOIN lago_push.sync s ON ((s.id = f.id)))
                              JOIN destinations d ON ((d.name = f.destination)))
-                          WHERE ((f.pending > 0) AND (f.state = 'active'::text) AND (s.schedule IS NULL) AND (d.state !~~ 'held: %'::text)))))))::integer), ('lago_push_messages_per_second'::text,COALESCE(w.messages_per_second, (0)::double precision)), ('lago_push_outbox_bytes'::text,pg_total_relation_size('lago_push.message'::regclass))) v(name, value))
+                          WHERE ((f.pending > 0) AND (f.state = 'active'::text) AND ((s.schedule IS NULL) OR (s.query IS NOT NULL)) AND (d.state !~~ 'held: %'::text)))))))::integer), ('lago_push_messages_per_second'::text,COALESCE(w.messages_per_second, (0)::double precision)), ('lago_push_outbox_bytes'::text,pg_total_relation_size('lago_push.message'::regclass))) v(name, value))
         UNION ALL
          SELECT 'lago_push_info'::text AS name,
             jsonb_build_object('version', e.extversion) AS jsonb_build_object,
@@ -1933,9 +2560,9 @@ begin
             functions := '{}';
         when 'maker' then
             functions := '{create_sync,alter_sync,activate,drop_sync,capture,preview,send_test,suggest_template,
-                           pause,resume,redrive,discard,correct,flush,reconcile,backfill}';
+                           pause,resume,redrive,discard,correct,flush,reconcile,backfill,run_now}';
         when 'operator' then
-            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount}';
+            functions := '{_operate,hold,release,pause,resume,redrive,discard,correct,flush,recount,run_now}';
             relations := '{outbox,dead_letters,replies}';
         when 'admin' then
             functions := '{create_destination,alter_destination,set_api_key,drop_destination,hold,release,flush}';
@@ -2015,9 +2642,19 @@ begin
 end
 $function$;
 
+comment on table lago_push.sync is 'Source table or query, operations, template, endpoint and destination. Private; read lago_push.status.';
+
 comment on table lago_push.outbox_start is 'An id below which the outbox has no message any more; noted by the worker now and then, so that views need not look there. In no dump. Private.';
 
 comment on table lago_push.backfill is 'How far each backfill has come; moves in the transaction that captures its rows. Private; read lago_push.backfills.';
+
+comment on table lago_push.run is 'The runs of each query, for as long as lago_push.keep_runs says. Private; read lago_push.runs.';
+
+comment on table lago_push.run_request is 'Runs that were asked for with lago_push.run_now() and have not begun. Private.';
+
+comment on table lago_push.memory is 'What the runs of each query have come to. Private.';
+
+comment on table lago_push.remembered is 'The rows each query gave when it ran last, by key. Private.';
 
 comment on table lago_push.instance is 'The server and database that deliver. A copy finds here that it is one. Private.';
 
@@ -2026,6 +2663,8 @@ comment on function lago_push._backlog(bigint,bigint) is 'Internal: what waits, 
 comment on function lago_push._capped() is 'Internal: how many messages wait of syncs with a cap, as far as it is known.';
 
 comment on function lago_push._capture_rows(integer,bytea,integer) is 'Internal: captures existing rows of a sync''s source.';
+
+comment on function lago_push._check_query_recipe(bytea,bytea,oid[],bytea,bytea,text,bytea,text,text[],bytea,bytea) is 'Internal: refuses a template, path or order that cannot be applied to a query''s columns, or that Lago would not bill.';
 
 comment on function lago_push._count_written(integer,bigint) is 'Internal: counts messages written by a function, and wakes the worker for them.';
 
@@ -2039,7 +2678,13 @@ comment on view lago_push._figures is 'Internal: what status and metrics say of 
 
 comment on function lago_push._look() is 'Internal: holds all destinations if this is a copy of the database and the worker has not noticed yet.';
 
+comment on function lago_push._query_columns(bytea,bytea,oid) is 'Internal: the columns of a query, which is run for a moment.';
+
 comment on function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean) is 'Internal: compares a sync''s events with those Lago lists.';
+
+comment on function lago_push._runs_under_way() is 'Internal: how far the runs under way are.';
+
+comment on function lago_push._search_path() is 'Internal: where the caller looks for names.';
 
 comment on function lago_push._this_instance() is 'Internal: this server and database, as a mark names them.';
 
@@ -2055,19 +2700,15 @@ comment on function lago_push._is_operator() is 'Internal: whether the caller ma
 
 comment on function lago_push._operated_sync(text) is 'Internal: a sync, locked, that the caller may operate.';
 
-comment on function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Internal: does lago_push.create_sync().';
+comment on function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval) is 'Internal: does lago_push.create_sync().';
 
-comment on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Internal: does lago_push.alter_sync().';
+comment on function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval) is 'Internal: does lago_push.alter_sync().';
 
 comment on function lago_push._fires(lago_push.sync) is 'Internal: when the trigger that activate() made fires: origin, replica, always or disabled.';
 
 comment on function lago_push._set_fires(lago_push.sync,"char") is 'Internal: has a trigger that was made anew fire when the one before it did.';
 
 comment on function lago_push._unheard(lago_push.sync) is 'Internal: subscriptions that fill a source past the triggers of its sync.';
-
-comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
-
-comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
 
 comment on function lago_push._operator(oid,oid,integer) is 'Internal: an operator of a b-tree, with its schema.';
 
@@ -2117,11 +2758,31 @@ comment on column lago_push.backfills.eta is 'how long the rest of the table wil
 
 comment on column lago_push.backfills.moved_at is 'when it last captured rows';
 
+comment on function lago_push._refuse_query(lago_push.sync,text) is 'Internal: refuses a sync that has a query.';
+
+comment on function lago_push._check_rights(lago_push.sync) is 'Internal: refuses a sync the caller may not make or change.';
+
+comment on function lago_push._columns_of(lago_push.sync) is 'Internal: the columns of a sync''s query as they are now.';
+
+comment on function lago_push._check_kind(lago_push.sync) is 'Internal: refuses what only a query can have, or only a table.';
+
+comment on function lago_push._check_query(lago_push.sync) is 'Internal: refuses a query that cannot be compared or rendered.';
+
+comment on function lago_push._default_overlap(lago_push.sync) is 'Internal: how far behind its highest value a cursor reads, where nobody says.';
+
+comment on function lago_push._run_now(text,text) is 'Internal: does lago_push.run_now().';
+
+comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
+
+comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
+
 comment on function lago_push._workers() is 'Internal: source of the view workers.';
 
-comment on function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
+comment on function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval) is 'Defines a sync as a draft, after checking everything that can be checked; nothing is captured until lago_push.activate().';
 
-comment on function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+comment on function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval) is 'Changes a sync; parameters left out or null stay as they are. Messages already captured keep their bytes.';
+
+comment on function lago_push.run_now(text,text) is 'Runs a sync''s query at the next opportunity, whatever its schedule says.';
 
 comment on function lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Compares the events of a period with those Lago lists: shows what is missing there, unexpected or different, and sends what is missing again if asked to.';
 
@@ -2130,6 +2791,8 @@ comment on function lago_push.grant_access(regrole,text) is 'Grants a role what 
 comment on function lago_push.revoke_access(regrole) is 'Takes from a role everything it was granted in lago_push.';
 
 comment on procedure lago_push.backfill(text,text,integer,boolean) is 'Sends the rows that are in a sync''s source already, through the same template, behind the live ones; goes on where it was when it is called again.';
+
+comment on column lago_push.status.source is 'the table whose rows it captures, or query';
 
 comment on column lago_push.status.estimated is 'whether pending, oldest_pending, retrying, dead and bytes_waiting are estimates, because there are too many to count';
 
@@ -2142,6 +2805,34 @@ comment on column lago_push.status.drains_in is 'how long it takes until nothing
 comment on column lago_push.status.capturing is 'whether rows that are written are captured; false for a draft, and where the trigger is off or gone';
 
 comment on column lago_push.status.at_cap is 'whether as many messages wait as max_pending lets; null: not known yet';
+
+comment on column lago_push.status.last_run_at is 'when the last run of its query began that came to an end; null for a table';
+
+comment on view lago_push.runs is 'One row per run of a query: what it found, or why it failed.';
+
+comment on column lago_push.runs.sync is 'name of the sync';
+
+comment on column lago_push.runs.state is 'running: under way; succeeded; failed: see error, nothing was captured; interrupted: its process or the server ended before it did, and it is begun again';
+
+comment on column lago_push.runs.started_at is 'when it began';
+
+comment on column lago_push.runs.finished_at is 'when it ended; null while it is under way';
+
+comment on column lago_push.runs.rows_read is 'rows the query gave; of a run under way, so far, like those that follow';
+
+comment on column lago_push.runs.added is 'those of them with a key that was not there before';
+
+comment on column lago_push.runs.changed is 'those with a column that was otherwise before';
+
+comment on column lago_push.runs.removed is 'rows that were there before and are gone';
+
+comment on column lago_push.runs.unchanged is 'rows that are as they were';
+
+comment on column lago_push.runs.error is 'why it failed, in a sentence';
+
+comment on column lago_push.runs.remark is 'what is to be known of it beside that';
+
+comment on column lago_push.runs.pid is 'its process, while it is under way';
 
 comment on column lago_push.destinations.messages_per_second is 'how many messages a second it took while more waited than could go, averaged over the last minutes; null: not known yet';
 
@@ -2177,6 +2868,16 @@ select lago_push._close('sequence', 'lago_push.backfill_id_seq');
 
 select lago_push._close('table', 'lago_push.backfill');
 
+select lago_push._close('sequence', 'lago_push.run_id_seq');
+
+select lago_push._close('table', 'lago_push.run');
+
+select lago_push._close('table', 'lago_push.run_request');
+
+select lago_push._close('table', 'lago_push.memory');
+
+select lago_push._close('table', 'lago_push.remembered');
+
 select lago_push._close('table', 'lago_push.instance');
 
 select lago_push._close('function', 'lago_push._backlog(bigint,bigint)');
@@ -2186,6 +2887,8 @@ select lago_push._close('function', 'lago_push._capped()');
 grant execute on function lago_push._capped() to pg_monitor;
 
 select lago_push._close('function', 'lago_push._capture_rows(integer,bytea,integer)');
+
+select lago_push._close('function', 'lago_push._check_query_recipe(bytea,bytea,oid[],bytea,bytea,text,bytea,text,text[],bytea,bytea)');
 
 select lago_push._close('function', 'lago_push._count_written(integer,bigint)');
 
@@ -2200,7 +2903,14 @@ select lago_push._close('table', 'lago_push._figures');
 
 select lago_push._close('function', 'lago_push._look()');
 
+select lago_push._close('function', 'lago_push._query_columns(bytea,bytea,oid)');
+
 select lago_push._close('function', 'lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)');
+
+select lago_push._close('function', 'lago_push._runs_under_way()');
+grant execute on function lago_push._runs_under_way() to pg_monitor;
+
+select lago_push._close('function', 'lago_push._search_path()');
 
 select lago_push._close('function', 'lago_push._this_instance()');
 
@@ -2214,19 +2924,15 @@ select lago_push._close('function', 'lago_push._is_operator()');
 
 select lago_push._close('function', 'lago_push._operated_sync(text)');
 
-select lago_push._close('function', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._close('function', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
 
-select lago_push._close('function', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._close('function', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
 
 select lago_push._close('function', 'lago_push._fires(lago_push.sync)');
 
 select lago_push._close('function', 'lago_push._set_fires(lago_push.sync,"char")');
 
 select lago_push._close('function', 'lago_push._unheard(lago_push.sync)');
-
-select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
-
-select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
 
 select lago_push._close('function', 'lago_push._operator(oid,oid,integer)');
 
@@ -2259,12 +2965,32 @@ select lago_push._close('function', 'lago_push._backfill_step(integer,integer,bi
 select lago_push._close('table', 'lago_push.backfills');
 grant select on table lago_push.backfills to pg_monitor;
 
+select lago_push._close('function', 'lago_push._refuse_query(lago_push.sync,text)');
+
+select lago_push._close('function', 'lago_push._check_rights(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._columns_of(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._check_kind(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._check_query(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._default_overlap(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._run_now(text,text)');
+
+select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
+
 select lago_push._close('function', 'lago_push._workers()');
 grant execute on function lago_push._workers() to pg_monitor;
 
-select lago_push._close('function', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._close('function', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
 
-select lago_push._close('function', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._close('function', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
+
+select lago_push._close('function', 'lago_push.run_now(text,text)');
 
 select lago_push._close('function', 'lago_push.reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
 
@@ -2273,6 +2999,9 @@ select lago_push._close('function', 'lago_push.grant_access(regrole,text)');
 select lago_push._close('function', 'lago_push.revoke_access(regrole)');
 
 select lago_push._close('procedure', 'lago_push.backfill(text,text,integer,boolean)');
+
+select lago_push._close('table', 'lago_push.runs');
+grant select on table lago_push.runs to pg_monitor;
 
 select lago_push._close('function', 'lago_push._recount(text)');
 
@@ -2293,11 +3022,21 @@ select pg_catalog.pg_extension_config_dump('lago_push.backfill', '');
 
 select pg_catalog.pg_extension_config_dump('lago_push.backfill_id_seq', '');
 
+select pg_catalog.pg_extension_config_dump('lago_push.run', '');
+
+select pg_catalog.pg_extension_config_dump('lago_push.run_id_seq', '');
+
+select pg_catalog.pg_extension_config_dump('lago_push.run_request', '');
+
+select pg_catalog.pg_extension_config_dump('lago_push.memory', '');
+
+select pg_catalog.pg_extension_config_dump('lago_push.remembered', '');
+
 select lago_push._carry_grants_over('lago_push._workers_before()', 'lago_push._workers()');
-select lago_push._carry_grants_over('lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
-select lago_push._carry_grants_over('lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
-select lago_push._carry_grants_over('lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
-select lago_push._carry_grants_over('lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)');
+select lago_push._carry_grants_over('lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
+select lago_push._carry_grants_over('lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
+select lago_push._carry_grants_over('lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
+select lago_push._carry_grants_over('lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text)', 'lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)');
 
 drop function lago_push._workers_before();
 drop function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text);

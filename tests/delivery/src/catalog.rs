@@ -124,7 +124,16 @@ pub fn update(is: &[Fact], wanted: &[Fact]) -> String {
         }
     }
     for fact in &todo {
-        let _ = writeln!(text, "{}\n", fact.making);
+        let without_not_null = old.get(&fact.object).and_then(|before| before.definition.strip_suffix(" not null"));
+        let column = fact.object.strip_prefix("column ").filter(|_| without_not_null == Some(&fact.definition));
+        match column.and_then(|column| column.rsplit_once('.')) {
+            Some((table, column)) => {
+                let _ = writeln!(text, "alter table {table} alter column {column} drop not null;\n");
+            }
+            None => {
+                let _ = writeln!(text, "{}\n", fact.making);
+            }
+        }
     }
     // Grants are carried over to what has its own already, and before what had them goes.
     for more in [carried, dropped].iter().filter(|more| !more.is_empty()) {
@@ -152,7 +161,8 @@ with extension as (
     join member m on m.classid = 'pg_class'::regclass and m.objid = c.oid
 ), col as (
   select r.name as relation, r.kind, r.oid as relid, a.*,
-         format('%I %s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+         format('%I %s%s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+                case when a.attcollation <> t.typcollation then ' collate ' || a.attcollation::regcollation else '' end,
                 case when a.attidentity <> '' then ' generated ' || case a.attidentity when 'a' then 'always' else 'by default' end || ' as identity' else '' end,
                 case when a.attnotnull and a.attidentity = '' then ' not null' else '' end,
                 coalesce(' default ' || pg_get_expr(f.adbin, f.adrelid), '')) as declared,
