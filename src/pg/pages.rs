@@ -10,12 +10,8 @@ use std::ffi::CString;
 
 /// Does `work` within a connection of SPI, and in the memory of before: what it makes may outlive the connection.
 pub fn connected<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: reads a variable of the backend.
-    let memory = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: an error disconnects with its transaction or subtransaction.
-    unsafe { pg_sys::SPI_connect() };
-    // SAFETY: it was current, and SPI makes it so again when the connection ends.
-    unsafe { pg_sys::MemoryContextSwitchTo(memory) };
+    in_same_memory(|| unsafe { pg_sys::SPI_connect() });
     let result = work();
     // SAFETY: connected above.
     unsafe { pg_sys::SPI_finish() };
@@ -41,6 +37,17 @@ pub fn first<R>(
     let copy = pages.fetch(1).and_then(|page| page.composite(0));
     pages.close();
     copy.map(visit)
+}
+
+/// Does `work`, which is a call of SPI, and goes on in the memory of before: SPI would have left its own, which is gone
+/// when the connection is.
+fn in_same_memory<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: reads a variable of the backend.
+    let memory = unsafe { pg_sys::CurrentMemoryContext };
+    let result = work();
+    // SAFETY: it was current.
+    unsafe { pg_sys::MemoryContextSwitchTo(memory) };
+    result
 }
 
 /// Does `work` in memory of its own, which is given back at once: nothing that it allocates from the server may outlive
@@ -75,7 +82,7 @@ impl Pages {
             .map(|parameter| parameter.datum().map_or(pg_sys::Datum::from(0usize), |datum| datum.sans_lifetime()))
             .collect();
         // SAFETY: inside a connection; as many types as values, none null. The server copies text and values.
-        let portal = unsafe {
+        let portal = in_same_memory(|| unsafe {
             pg_sys::SPI_cursor_open_with_args(
                 std::ptr::null(),
                 query.as_ptr(),
@@ -86,7 +93,7 @@ impl Pages {
                 true,
                 0,
             )
-        };
+        });
         Some(Pages { portal })
     }
 
@@ -102,7 +109,9 @@ impl Pages {
     /// Raises the errors of the query.
     pub fn fetch(&mut self, rows: u16) -> Option<Page> {
         // SAFETY: an open cursor of this connection.
-        unsafe { pg_sys::SPI_cursor_fetch(self.portal, true, core::ffi::c_long::from(rows)) };
+        in_same_memory(|| unsafe {
+            pg_sys::SPI_cursor_fetch(self.portal, true, core::ffi::c_long::from(rows));
+        });
         // SAFETY: variables SPI has just set.
         let (table, rows) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
         let page = Page { table, rows };
@@ -112,7 +121,7 @@ impl Pages {
     /// Ends the query.
     pub fn close(self) {
         // SAFETY: opened in `open`, closed once; an error before that closes it with its transaction.
-        unsafe { pg_sys::SPI_cursor_close(self.portal) };
+        in_same_memory(|| unsafe { pg_sys::SPI_cursor_close(self.portal) });
     }
 }
 

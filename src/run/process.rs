@@ -11,8 +11,8 @@ use crate::pg::claim::{self, Claim};
 use crate::pg::xact::{self, Undone};
 use crate::pg::{compat, process};
 use crate::shared::{self, runs::Progress};
-use crate::sync::{self, Stored, Wanted};
-use crate::{capture, run};
+use crate::run;
+use crate::sync::{self, Wanted};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -55,8 +55,11 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
     process::at_exit(farewell);
     process::show(&format!("a run of sync {sync}"));
     let Some(progress) = PROGRESS.get() else { return };
-    if let Some(begun) = xact::in_transaction(|| known(memory::begin(sync))) {
-        xact::in_transaction(|| finish(sync, begun, &progress));
+    if let Some(begun) = xact::in_transaction(|| known(memory::begin(sync)))
+        && let Some(failed) = xact::in_transaction(|| attempt(sync, begun, &progress))
+    {
+        // Apart from what was tried, which is undone: it sees what has changed meanwhile.
+        xact::in_transaction(|| fail(&failed, sync, begun, &progress));
     }
 }
 
@@ -71,13 +74,18 @@ unsafe extern "C-unwind" fn farewell(_code: core::ffi::c_int, _argument: pg_sys:
     }
 }
 
-/// Does the run, and writes down how it went.
-fn finish(sync: i32, begun: Begun, progress: &Progress) {
-    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)));
-    let Some(stored) = stored else { return };
-    let Some(query) = &stored.query else { return };
+/// A run that failed.
+struct Failed {
+    name: String,
+    why: String,
+    then: Then,
+}
+
+/// Does the run, and writes down that it ended well; or undoes it.
+fn attempt(sync: i32, begun: Begun, progress: &Progress) -> Option<Failed> {
+    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)))?;
+    let query = stored.query.as_ref()?;
     let done = xact::undone_if_failed(query.time_limit, || run::run(&stored, query, begun, progress));
-    capture::redefine_at_commit();
     let failure = match done {
         Ok(done) => {
             let run::compare::Counts { rows_read, added, changed, removed, .. } = done.counts;
@@ -85,21 +93,23 @@ fn finish(sync: i32, begun: Begun, progress: &Progress) {
                 "lago_push run of sync \"{}\": {rows_read} read, {added} added, {changed} changed, {removed} removed",
                 stored.name
             );
-            return;
+            return None;
         }
         Err(Undone::Refused(why)) => Failure::Refused(why),
         Err(Undone::Raised { sqlstate, message }) => Failure::Raised { sqlstate, message },
     };
-    fail(&stored, begun, progress, &failure);
+    let limit = query.time_limit.map(|limit| format!("{} s", limit.as_secs_f64()));
+    Some(Failed {
+        name: stored.name.clone(),
+        why: crate::pg::encoding::storable(&failure.sentence(limit.as_deref())),
+        then: if failure.is_passing() { Then::Again } else { Then::Rest },
+    })
 }
 
-fn fail(stored: &Stored, begun: Begun, progress: &Progress, failure: &Failure) {
-    let limit = stored.query.as_ref().and_then(|query| query.time_limit);
-    let limit = limit.map(|limit| format!("{} s", limit.as_secs_f64()));
-    let why = crate::pg::encoding::storable(&failure.sentence(limit.as_deref()));
-    pgrx::warning!("lago_push: a run of sync \"{}\" failed: {why}", stored.name);
-    let then = if failure.is_passing() { Then::Again } else { Then::Rest };
-    known(memory::fail(stored.id, begun.run, &why, progress.rows_read(), then));
+fn fail(failed: &Failed, sync: i32, begun: Begun, progress: &Progress) {
+    let Failed { name, why, then } = failed;
+    pgrx::warning!("lago_push: a run of sync \"{name}\" failed: {why}");
+    known(memory::fail(sync, begun.run, why, progress.rows_read(), *then));
 }
 
 fn known<T>(result: memory::Result<T>) -> T {
