@@ -55,9 +55,7 @@ pub fn run(stored: &Stored, query: &Query, begun: Begun, progress: &Progress) ->
     };
     let command = encoding::to_server(&query::command(&query.text, &query.key, from));
     pages::connected(|| {
-        let rows = caller::reading_as(query.run_as, &query.search_path, || {
-            Pages::open(&command, &[])
-        });
+        let rows = caller::reading_as(query.run_as, &query.search_path, || Pages::open(&command, &[]));
         let rows = rows.ok_or("the query holds a zero byte")?;
         let columns = described(&rows);
         check_columns(query, &columns)?;
@@ -122,7 +120,8 @@ fn check_columns(query: &Query, columns: &[(Column, String)]) -> Result<(), Stri
             Some(known) if known.type_name == *type_name => {}
             Some(known) => {
                 // What the server's own types are called does not need their schema.
-                let [is, was] = [type_name, &known.type_name].map(|name| name.trim_start_matches("pg_catalog."));
+                let [is, was] =
+                    [type_name, &known.type_name].map(|name| name.trim_start_matches("pg_catalog."));
                 return Err(format!(
                     "column \"{}\" of the query is of type {is} and was of type {was} when the sync was checked; if that is meant, give the query again: lago_push.alter_sync(…, query => …)",
                     column.name
@@ -160,7 +159,8 @@ enum Sameness {
     ByKey,
 }
 
-const OTHER_COLUMNS: &str = "other columns are compared than before: rows that were there are taken for unchanged";
+const OTHER_COLUMNS: &str =
+    "other columns are compared than before: rows that were there are taken for unchanged";
 
 struct Run<'a> {
     query: &'a Query,
@@ -198,7 +198,9 @@ impl Run<'_> {
         };
         loop {
             let fetch = || rows.fetch(PAGE);
-            let Some(page) = caller::reading_as(self.query.run_as, &self.query.search_path, fetch) else { break };
+            let Some(page) = caller::reading_as(self.query.run_as, &self.query.search_path, fetch) else {
+                break;
+            };
             let mut read = Vec::with_capacity(page.len());
             for index in 0..page.len() {
                 let tuple = page.tuple(index);
@@ -297,7 +299,9 @@ impl Run<'_> {
                     names()
                 ));
             }
-            Err(KeyFault::Unsorted) => return Err("the rows of the query came in another order than asked for".into()),
+            Err(KeyFault::Unsorted) => {
+                return Err("the rows of the query came in another order than asked for".into());
+            }
         }
         self.counts.rows_read += 1;
         self.last_key.clone_from(&key);
@@ -307,8 +311,7 @@ impl Run<'_> {
     fn note_high_water(&mut self, row: Tuple, own: usize) -> Result<(), String> {
         let (Some(kind), Some(column)) = (self.cursor, &self.query.cursor) else { return Ok(()) };
         let place = self.query.columns.iter().position(|known| known.name == *column).unwrap_or_default();
-        let (Some(value), Some(text)) =
-            (row.get(nth(place)), cell::read::<Vec<u8>>(row.get(nth(own + 1))))
+        let (Some(value), Some(text)) = (row.get(nth(place)), cell::read::<Vec<u8>>(row.get(nth(own + 1))))
         else {
             return Err(format!(
                 "a row of the query has no value in its cursor \"{column}\", and would never be read: leave such rows out, or give them one"

@@ -10,9 +10,9 @@ use crate::cap::{Cap, WhenFull};
 use crate::outbox::Tables;
 use crate::pg::{cell, heap, trigger::Fired};
 use crate::recipe::{Definition, Recipe, Sources, Texts, Unchanged};
-use pgrx::pg_sys;
 use crate::render::Column;
 use crate::run::query::{self, CursorKind};
+use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -183,7 +183,8 @@ impl QueryColumn {
     fn read(json: &str) -> Option<Vec<QueryColumn>> {
         let columns: Vec<serde_json::Value> = serde_json::from_str(json).ok()?;
         let text = |column: &serde_json::Value, key| Some(column.get(key)?.as_str()?.to_owned());
-        let column = |column| Some(QueryColumn { name: text(column, "name")?, type_name: text(column, "type")? });
+        let column =
+            |column| Some(QueryColumn { name: text(column, "name")?, type_name: text(column, "type")? });
         columns.iter().map(column).collect()
     }
 }
@@ -218,7 +219,7 @@ impl Query {
     }
 
     /// A query that makes a row of the JSON object that is its parameter of that number.
-    pub fn from_json(&self, parameter: usize) -> String {
+    pub fn row_of_json(&self, parameter: usize) -> String {
         let column =
             |column: &QueryColumn| format!("{} {}", query::identifier(&column.name), column.type_name);
         let columns: Vec<String> = self.columns.iter().map(column).collect();

@@ -252,7 +252,9 @@ pub fn reading_as<R>(role: pg_sys::Oid, search_path: &str, work: impl FnOnce() -
         // SAFETY: reads two variables of the backend.
         unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
         // SAFETY: the role exists; what was is put back by `with_rights_of`.
-        unsafe { pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32) };
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32)
+        };
         super::cell::pinned_with(&path, || {
             super::cell::pin(c"transaction_read_only", c"on");
             work()

@@ -79,7 +79,9 @@ impl Pages {
         let mut types: Vec<pg_sys::Oid> = parameters.iter().map(DatumWithOid::oid).collect();
         let mut values: Vec<pg_sys::Datum> = parameters
             .iter()
-            .map(|parameter| parameter.datum().map_or(pg_sys::Datum::from(0usize), |datum| datum.sans_lifetime()))
+            .map(|parameter| {
+                parameter.datum().map_or(pg_sys::Datum::from(0usize), |datum| datum.sans_lifetime())
+            })
             .collect();
         // SAFETY: inside a connection; as many types as values, none null. The server copies text and values.
         let portal = in_same_memory(|| unsafe {
@@ -144,9 +146,8 @@ impl Page {
     pub fn composite(&self, index: usize) -> Option<pg_sys::Datum> {
         let mut null = false;
         // SAFETY: a row of the table, which has that column.
-        let datum = unsafe {
-            pg_sys::SPI_getbinval(self.tuple(index), (*self.table).tupdesc, 1, &raw mut null)
-        };
+        let datum =
+            unsafe { pg_sys::SPI_getbinval(self.tuple(index), (*self.table).tupdesc, 1, &raw mut null) };
         // SAFETY: a composite value is a varlena.
         (!null).then(|| unsafe { pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) })
     }

@@ -304,7 +304,8 @@ pub fn typed_columns(descriptor: pg_sys::TupleDesc) -> Vec<(Column, String)> {
     // SAFETY: the caller's descriptor is live; a copy is looked at.
     let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_copy(descriptor) };
     let column = |attribute: &pg_sys::FormData_pg_attribute| {
-        let column = Column { name: name_of(attribute), number: attribute.attnum, type_oid: attribute.atttypid };
+        let column =
+            Column { name: name_of(attribute), number: attribute.attnum, type_oid: attribute.atttypid };
         (column, type_name(attribute.atttypid, attribute.atttypmod))
     };
     descriptor.iter().map(column).collect()

@@ -89,7 +89,9 @@ impl<'a> Capture<'a> {
         }
         match before.filter(|_| self.needs_whole_rows) {
             None => self.row(Operation::Update, row, None),
-            Some(before) => self.with(before, |capture, old| capture.row(Operation::Update, row, Some(old)))?,
+            Some(before) => {
+                self.with(before, |capture, old| capture.row(Operation::Update, row, Some(old)))?
+            }
         }
     }
 
@@ -99,7 +101,9 @@ impl<'a> Capture<'a> {
             return Ok(());
         }
         match before {
-            Some(before) => self.with(before, |capture, old| capture.row(Operation::Delete, old, Some(old)))?,
+            Some(before) => {
+                self.with(before, |capture, old| capture.row(Operation::Delete, old, Some(old)))?
+            }
             None => {
                 let dead = StillBorn {
                     sync_name: self.stored.name.clone(),
@@ -116,11 +120,11 @@ impl<'a> Capture<'a> {
     /// Makes a row of what was remembered of it.
     fn with<R>(&mut self, kept: &[u8], work: impl FnOnce(&mut Self, Tuple) -> R) -> Result<R, String> {
         let query = self.stored.query.as_ref().ok_or("the sync has no query")?;
-        let select = encoding::to_server(&query.from_json(1));
+        let select = encoding::to_server(&query.row_of_json(1));
         // Types' functions are the code of whoever made them: with the rights of the sync's own role.
         let json = pages::json(kept);
         crate::pg::caller::reading_as(query.run_as, &query.search_path, || {
-            pages::first(&select, &[json], |row| Apart::by_itself(row))
+            pages::first(&select, &[json], Apart::by_itself)
         })
         .map(|row| work(self, row.tuple()))
         .ok_or_else(|| "a remembered row is empty".to_owned())
@@ -169,5 +173,4 @@ impl<'a> Capture<'a> {
     }
 }
 
-const NOT_KEPT: &str =
-    "the row is gone, and what it held was not remembered: the sync did not capture deletes when it was read last";
+const NOT_KEPT: &str = "the row is gone, and what it held was not remembered: the sync did not capture deletes when it was read last";

@@ -281,8 +281,11 @@ impl Writer {
     /// Writes what is left.
     pub fn write(&mut self) -> Result<()> {
         self.bytes = 0;
-        let (added, changed, removed) =
-            (std::mem::take(&mut self.added), std::mem::take(&mut self.changed), std::mem::take(&mut self.removed));
+        let (added, changed, removed) = (
+            std::mem::take(&mut self.added),
+            std::mem::take(&mut self.changed),
+            std::mem::take(&mut self.removed),
+        );
         Spi::connect_mut(|client| {
             if !removed.is_empty() {
                 let keys = array::of_texts(removed.iter().map(|key| Some(key.as_slice())));

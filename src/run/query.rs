@@ -41,8 +41,10 @@ pub const ADDED_COLUMNS: usize = 2;
 /// The statement of a run. Its rows are those of the query, and behind their columns two more: the key as text, and the
 /// cursor as text (null where there is none). They come in the order of the key's bytes.
 pub fn command(query: &str, key: &[String], from: Option<From<'_>>) -> String {
-    let cursor = from.map_or_else(|| "null".into(), |from| format!("q.{}::pg_catalog.text", identifier(from.column)));
-    let condition = from.and_then(condition).map(|condition| format!("\nwhere {condition}")).unwrap_or_default();
+    let cursor =
+        from.map_or_else(|| "null".into(), |from| format!("q.{}::pg_catalog.text", identifier(from.column)));
+    let condition =
+        from.and_then(condition).map(|condition| format!("\nwhere {condition}")).unwrap_or_default();
     format!(
         "select q.*, ({key}) collate pg_catalog.\"C\", {cursor} from (\n{query}\n) q{condition}\norder by ({key}) collate pg_catalog.\"C\"",
         key = key_text(key),
@@ -64,7 +66,11 @@ fn key_text(key: &[String]) -> String {
             let part = |column: &String| {
                 format!("pg_catalog.replace(pg_catalog.replace({}, '%', '%25'), ':', '%3A')", text(column))
             };
-            columns.iter().map(part).collect::<Vec<_>>().join(" operator(pg_catalog.||) ':' operator(pg_catalog.||) ")
+            columns
+                .iter()
+                .map(part)
+                .collect::<Vec<_>>()
+                .join(" operator(pg_catalog.||) ':' operator(pg_catalog.||) ")
         }
     }
 }
@@ -79,7 +85,9 @@ fn condition(from: From<'_>) -> Option<String> {
             format!("{mark}::pg_catalog.numeric operator(pg_catalog.-) {overlap}::pg_catalog.numeric")
         }
         CursorKind::Time(type_name) => {
-            format!("({mark}::pg_catalog.{type_name} operator(pg_catalog.-) {overlap}::pg_catalog.interval)::pg_catalog.{type_name}")
+            format!(
+                "({mark}::pg_catalog.{type_name} operator(pg_catalog.-) {overlap}::pg_catalog.interval)::pg_catalog.{type_name}"
+            )
         }
     };
     let lowest = match from.kind {
@@ -124,13 +132,21 @@ mod tests {
         let from = |kind, high_water| From { column: "at", kind, overlap: "1 hour", high_water };
         let first = command("table t", &["id".into()], Some(from(CursorKind::Time("timestamptz"), None)));
         assert!(!first.contains("where") && first.contains("q.\"at\"::pg_catalog.text"), "{first}");
-        let next = command("table t", &["id".into()], Some(from(CursorKind::Time("date"), Some("2026-01-02"))));
+        let next =
+            command("table t", &["id".into()], Some(from(CursorKind::Time("date"), Some("2026-01-02"))));
         assert!(
             next.contains("where (q.\"at\" operator(pg_catalog.>=) ((E'2026-01-02'::pg_catalog.date operator(pg_catalog.-) E'1 hour'::pg_catalog.interval)::pg_catalog.date) or q.\"at\" is null)"),
             "{next}"
         );
-        let number = command("table t", &["id".into()], Some(From { overlap: "5", ..from(CursorKind::Number, Some("17")) }));
-        assert!(number.contains("E'17'::pg_catalog.numeric operator(pg_catalog.-) E'5'::pg_catalog.numeric"), "{number}");
+        let number = command(
+            "table t",
+            &["id".into()],
+            Some(From { overlap: "5", ..from(CursorKind::Number, Some("17")) }),
+        );
+        assert!(
+            number.contains("E'17'::pg_catalog.numeric operator(pg_catalog.-) E'5'::pg_catalog.numeric"),
+            "{number}"
+        );
     }
 
     #[test]

@@ -15,8 +15,21 @@ pub enum Failure {
 
 /// Words after which a quoted word is a name.
 const KINDS_OF_NAMES: [&str; 15] = [
-    "column", "relation", "table", "view", "function", "schema", "type", "role", "server", "database", "constraint",
-    "file", "sequence", "option", "operator",
+    "column",
+    "relation",
+    "table",
+    "view",
+    "function",
+    "schema",
+    "type",
+    "role",
+    "server",
+    "database",
+    "constraint",
+    "file",
+    "sequence",
+    "option",
+    "operator",
 ];
 
 impl Failure {
@@ -26,7 +39,9 @@ impl Failure {
             Failure::Refused(why) => why.clone(),
             Failure::Raised { sqlstate, .. } if sqlstate == "57014" => match limit {
                 Some(limit) => {
-                    format!("the run was cancelled, by hand or because it took longer than its time_limit of {limit}")
+                    format!(
+                        "the run was cancelled, by hand or because it took longer than its time_limit of {limit}"
+                    )
                 }
                 None => "the run was cancelled by hand".into(),
             },
@@ -55,7 +70,8 @@ fn without_values(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let mut from = 0;
     while let Some((start, end)) = quoted(line, from) {
-        let before = line[..start].trim_end().rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let before =
+            line[..start].trim_end().rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
         if !KINDS_OF_NAMES.contains(&before) {
             let last = line.rfind('"').unwrap_or(start);
             let rest = if last > start { &line[last + 1..] } else { "" };

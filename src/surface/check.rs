@@ -105,7 +105,9 @@ fn check_recipe(
     let texts = Texts { template: template.as_deref(), path: path.as_deref(), order_by: order_by.as_deref() };
     let checked = recipe::check(&call, texts, has_mapper, &sources);
     match checked {
-        Ok(needs) if needs.old_row && operations.iter().all(|operation| operation == "insert") => refuse_old(),
+        Ok(needs) if needs.old_row && operations.iter().all(|operation| operation == "insert") => {
+            refuse_old()
+        }
         Ok(_) => {}
         Err(fault) => {
             let table = format!("table {}", trigger::qualified_name(source));
@@ -145,12 +147,7 @@ pub(super) fn names(json: Option<&[u8]>) -> Vec<String> {
 }
 
 /// Refuses a definition for what is wrong with it. `source` is what has not got the column it names.
-pub(super) fn refuse_fault(
-    fault: Fault,
-    source: &str,
-    is_virtual: impl Fn(&str) -> bool,
-    sources: &Sources,
-) {
+pub(super) fn refuse_fault(fault: Fault, source: &str, is_virtual: impl Fn(&str) -> bool, sources: &Sources) {
     match fault {
         Fault::Mistake { place, mistake: Mistake { kind, what, at, hint } } => {
             let code = match kind {

@@ -110,7 +110,7 @@ fn render_of_query(
     source_row: &[u8],
     old_row: Option<&[u8]>,
 ) -> Result<(Vec<u8>, Made), String> {
-    let select = encoding::to_server(&query.from_json(1));
+    let select = encoding::to_server(&query.row_of_json(1));
     let mut payload = Vec::new();
     let made = xact::protected(|| {
         let taken_apart = |row: &[u8]| {

@@ -124,8 +124,10 @@ pub fn update(is: &[Fact], wanted: &[Fact]) -> String {
         }
     }
     for fact in &todo {
-        let without_not_null = old.get(&fact.object).and_then(|before| before.definition.strip_suffix(" not null"));
-        let column = fact.object.strip_prefix("column ").filter(|_| without_not_null == Some(&fact.definition));
+        let without_not_null =
+            old.get(&fact.object).and_then(|before| before.definition.strip_suffix(" not null"));
+        let column =
+            fact.object.strip_prefix("column ").filter(|_| without_not_null == Some(&fact.definition));
         match column.and_then(|column| column.rsplit_once('.')) {
             Some((table, column)) => {
                 let _ = writeln!(text, "alter table {table} alter column {column} drop not null;\n");

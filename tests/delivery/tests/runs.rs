@@ -77,8 +77,12 @@ fn an_old_value_is_what_the_run_before_read() {
     scene.sql("delete from source");
     run(&scene);
     scene.wait_until_outbox_is_empty(PATIENCE);
-    let mut told: Vec<String> =
-        scene.lago.stored().iter().map(|event| serde_json::to_string(&event.properties).expect("JSON")).collect();
+    let mut told: Vec<String> = scene
+        .lago
+        .stored()
+        .iter()
+        .map(|event| serde_json::to_string(&event.properties).expect("JSON"))
+        .collect();
     told.sort();
     assert_eq!(
         told,
@@ -109,7 +113,8 @@ fn a_row_that_comes_back_is_a_new_event() {
 /// A run that fails leaves everything as it was: the next one finds what it would have found.
 #[track_caller]
 fn fails(scene: &Scene, why: &str) {
-    let remembered = "select md5(coalesce(string_agg(r::text, ',' order by key), '')) from lago_push.remembered r";
+    let remembered =
+        "select md5(coalesce(string_agg(r::text, ',' order by key), '')) from lago_push.remembered r";
     let captured = "select captured from lago_push.ledger";
     let (before, captured_before) = (scene.value::<String>(remembered), scene.value::<i64>(captured));
     let end = run(scene);
@@ -219,7 +224,11 @@ fn ticks_that_were_missed_while_the_server_was_down_are_made_up_once() {
     wait_until("the second row is billed", PATIENCE, || scene.lago.stored_count() == 2);
     scene.sql("select lago_push.run_now('calls')");
     ended(&scene, 2);
-    assert_eq!(states(&scene), "succeeded succeeded", "once, however many ticks were missed; and the first is forgotten");
+    assert_eq!(
+        states(&scene),
+        "succeeded succeeded",
+        "once, however many ticks were missed; and the first is forgotten"
+    );
 }
 
 #[test]
@@ -253,9 +262,13 @@ fn deliveries_and_writers_do_not_wait_for_a_run_and_its_progress_shows() {
     let pid = wait_for_the_gate(&scene);
     scene.sql("insert into usage (subscription, amount) values ('sub_1', 1)");
     wait_until("the other sync's row is billed", PATIENCE, || scene.lago.stored_count() == 1);
-    let shown: i32 = scene.value("select pid from lago_push.runs where state = 'running' and rows_read = 0 and finished_at is null");
+    let shown: i32 = scene.value(
+        "select pid from lago_push.runs where state = 'running' and rows_read = 0 and finished_at is null",
+    );
     assert_eq!(shown, pid);
-    scene.sql("update source set amount = 2; select lago_push.pause('usage'); select lago_push.resume('usage')");
+    scene.sql(
+        "update source set amount = 2; select lago_push.pause('usage'); select lago_push.resume('usage')",
+    );
     keeper.execute("select pg_advisory_unlock(7)", &[]).expect("the gate is ours");
     ended(&scene, 1);
     wait_until("the run's row is billed", PATIENCE, || scene.lago.stored_count() == 2);
@@ -336,7 +349,8 @@ fn a_sync_can_be_dropped_while_it_runs() {
 
 #[test]
 fn no_more_queries_run_at_once_than_may_and_each_has_its_turn() {
-    let scene = Scene::on(Cluster::start(&Options::default().with("lago_push.max_runs", "1")), Store::Postgres);
+    let scene =
+        Scene::on(Cluster::start(&Options::default().with("lago_push.max_runs", "1")), Store::Postgres);
     gated(&scene, "");
     scene.run(
         "select lago_push.create_sync('others', key => '{id}', template => $1, query => 'select * from source')",
@@ -372,7 +386,9 @@ fn a_cursor_reads_what_is_new_and_what_may_have_come_late() {
     assert_eq!(run(&scene), "succeeded 2 0 0 0 2", "the highest and what lies within the overlap");
     scene.sql("insert into source values (11, 'sub', 11, '2026-01-01 09:30Z'); update source set amount = 0, at = '2026-01-01 12:00Z' where id = 3");
     assert_eq!(run(&scene), "succeeded 4 1 1 0 2", "one that came late, and one that was changed");
-    scene.sql("delete from source where id < 3; insert into source values (12, 'sub', 12, '2026-01-01 00:00Z')");
+    scene.sql(
+        "delete from source where id < 3; insert into source values (12, 'sub', 12, '2026-01-01 00:00Z')",
+    );
     assert_eq!(run(&scene), "succeeded 1 0 0 0 1", "nothing is gone, and what came too late is not read");
     scene.sql("insert into source values (13, 'sub', 13, 'infinity'), (14, 'sub', 14, '2026-01-01 13:00Z')");
     assert_eq!(run(&scene), "succeeded 3 2 0 0 1");
