@@ -262,7 +262,7 @@ impl Cluster {
 
     /// The worker that is connected to this database, if there is one.
     pub fn worker_pid(&self, database: &str) -> Option<i32> {
-        let sql = "select pid from pg_stat_activity where datname = $1 and backend_type like 'lago_push%'";
+        let sql = "select pid from pg_stat_activity where datname = $1 and backend_type = 'lago_push worker'";
         let row = self.connect("postgres").query_opt(sql, &[&database]);
         row.unwrap_or_else(|e| panic!("more than one worker? {e}")).map(|row| row.get(0))
     }
