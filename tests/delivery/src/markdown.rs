@@ -204,9 +204,17 @@ impl<'a> Stage<'a> {
         said.lines().map(without_place).collect()
     }
 
-    /// Between two blocks a person reads; nothing the worker has to do takes that long.
+    /// Between two blocks a person reads; nothing the worker has to do takes that long, nor does a run somebody asked for.
     fn wait_for_the_worker_to_rest(&self) {
         let scene = self.scene;
+        if scene.value::<bool>("select to_regclass('lago_push.run_request') is not null") {
+            wait_until("no run is asked for or under way", PATIENCE, || {
+                scene.value::<bool>(
+                    "select not exists (select from lago_push.run_request)
+                        and not exists (select from lago_push.run where state = 'running')",
+                )
+            });
+        }
         if scene.value::<bool>("select to_regclass('lago_push.workers') is not null") {
             wait_until("the worker is at rest", PATIENCE, || {
                 scene.value::<bool>(

@@ -23,12 +23,17 @@ const NOT_RUN: [(&str, &str); 3] = [
 ];
 
 /// String literals of the sources below that read like sentences and are none an operator sees.
-const NO_SENTENCES: [(&str, &str); 9] = [
+const NO_SENTENCES: [(&str, &str); 11] = [
     ("Bearer {key}", "a header"),
     ("lago_push sender", "the name of a thread"),
     ("failed to lookup address", "what the resolver says; shown as: the host name is not known"),
     ("there is none, and {} needs \"{key}\"", "a mistake create_sync reports"),
     ("one row of five columns", "a word to clippy"),
+    ("(extract(epoch from {of}) * 1000000)::bigint", "a piece of a statement"),
+    (
+        "(select min(q.asked_at) from lago_push.run_request q where q.sync_id = s.id)",
+        "a piece of a statement",
+    ),
     ("the sync is gone", "cannot be: redrive holds the sync's lock"),
     ("there is no message", "cannot be: a question is asked about a message"),
     (
@@ -43,7 +48,8 @@ const NO_SENTENCES: [(&str, &str); 9] = [
 
 /// The pages beside the README that are tried out here; docs/recipes has a test of its own, and what runs on
 /// several servers is in scaling.rs.
-const PAGES: [&str; 4] = ["docs/templates.md", "docs/endpoints.md", "docs/verdicts.md", "docs/scaling.md"];
+const PAGES: [&str; 5] =
+    ["docs/templates.md", "docs/queries.md", "docs/endpoints.md", "docs/verdicts.md", "docs/scaling.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -99,9 +105,13 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 fn every_sql_block_runs_and_shows_what_the_page_shows() {
     let scene = Scene::without_extension(Cluster::start(&Options::default()), Store::Postgres, "");
     scene.lago.define_subscription(Subscription::always("sub_acme", "acme"));
-    for (metric, property) in
-        [("api_calls", "bytes"), ("seats", "seats"), ("exports", "gb"), ("uploads", "mb")]
-    {
+    for (metric, property) in [
+        ("api_calls", "bytes"),
+        ("seats", "seats"),
+        ("exports", "gb"),
+        ("uploads", "mb"),
+        ("members", "members"),
+    ] {
         scene.lago.define_metric(Metric::sum(metric, property));
     }
     let billed =
@@ -122,6 +132,7 @@ fn every_sql_block_runs_and_shows_what_the_page_shows() {
     assert_eq!(billed("seats").map(|(events, _)| events), Some(2));
     assert_eq!(billed("exports"), Some((1, Some("2.5".into()))), "the dead letter that was sent again");
     assert_eq!(billed("uploads"), Some((2501, Some("3751.5".into()))), "existing rows, each once");
+    assert_eq!(billed("members"), Some((2, Some("5".into()))), "what two runs of a query found");
     let bill = scene.lago.bill();
     assert!(bill.never_billed.is_empty() && bill.billed_twice.is_empty(), "{bill:?}");
     assert_eq!(calls(&scene), ["POST /customers", "POST /customers"]);
@@ -143,6 +154,23 @@ fn every_sql_block_of_the_page_on_templates_runs_and_shows_what_the_page_shows()
     let tried = page("docs/templates.md").try_out(&Stage::new(&scene), |_| {});
     assert!(tried.run >= 4 && tried.compared >= 4 && tried.failed_on_purpose >= 1, "{tried:?}");
     assert_eq!(scene.lago.request_count(), 0, "a preview sends nothing");
+}
+
+#[test]
+fn every_sql_block_of_the_page_on_queries_runs_and_shows_what_the_page_shows() {
+    let scene = Scene::new();
+    let tried = page("docs/queries.md").try_out(&Stage::new(&scene), |_| {});
+    assert!(tried.run >= 12 && tried.compared >= 6, "{tried:?}");
+    let ids: BTreeSet<String> = scene.arrived().into_iter().collect();
+    let of_runs = [
+        "insert:sub_acme:1",
+        "insert:sub_ben:1",
+        "update:sub_acme:2",
+        "delete:sub_ben:2",
+        "delete:sub_acme:3",
+    ];
+    let of_calls = ["calls:insert:1999999:2".to_owned()];
+    assert_eq!(ids, of_runs.map(|id| format!("teams:{id}")).into_iter().chain(of_calls).collect());
 }
 
 #[test]
@@ -234,6 +262,7 @@ fn every_setting_is_described_as_it_is() {
             Some("ms") => "milliseconds",
             Some(other) => other,
             None if text(0).ends_with("_attempts") => "attempts",
+            None if text(0).ends_with("_runs") => "runs",
             None => panic!("{} has no unit", text(0)),
         };
         let cells = row(described, text(0)).unwrap_or_else(|| panic!("{} is not described", text(0)));
@@ -446,7 +475,7 @@ const RECONCILIATION: &str = "## Reconciliation";
 
 /// Where sentences an operator meets are made: about rows that cannot be rendered, about requests without a
 /// reply, about replies, and about what the worker does.
-const SOURCES: [&str; 31] = [
+const SOURCES: [&str; 35] = [
     "src/cap.rs",
     "src/defaults.rs",
     "src/guard.rs",
@@ -463,6 +492,10 @@ const SOURCES: [&str; 31] = [
     "src/payload/request.rs",
     "src/recipe.rs",
     "src/render.rs",
+    "src/run.rs",
+    "src/run/capture.rs",
+    "src/run/memory.rs",
+    "src/run/words.rs",
     "src/sender.rs",
     "src/sender/connections.rs",
     "src/sender/key.rs",
@@ -572,7 +605,9 @@ fn every_row_is_about_a_sentence_that_is_said() {
     said.sort_by_key(|part| std::cmp::Reverse(part.len()));
     let (readme, verdicts) = (readme(), read("docs/verdicts.md"));
     let mut shown: Vec<String> = Vec::new();
-    for heading in ["### last_error", "### The reason of a dead letter", "### In the server log"] {
+    for heading in
+        ["### last_error", "### The reason of a dead letter", "### What a run says", "### In the server log"]
+    {
         for cells in rows(section(&readme, heading)).filter(|cells| cells[0].starts_with('`')) {
             shown.extend(code(&cells[0]).map(str::to_owned));
         }
