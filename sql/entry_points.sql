@@ -180,4 +180,6 @@ comment on function lago_push._suggest(bytea, bytea, bytea, text[], bytea) is 'I
 comment on function lago_push._user_agent() is 'Internal: what lago_push calls itself.';
 comment on function lago_push._wake() is 'Internal: makes changed definitions known when the transaction commits.';
 comment on function lago_push._wake_for_messages() is 'Internal: wakes the worker for messages written by a function.';
+comment on function lago_push._end_run(integer) is 'Internal: ends the run of a sync that is under way.';
+comment on function lago_push._wake_for_run() is 'Internal: has the worker look which queries are due when the transaction commits.';
 comment on function lago_push._workers() is 'Internal: source of the view workers.';

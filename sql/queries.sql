@@ -229,7 +229,7 @@ begin
     end if;
     insert into lago_push.run_request (sync_id, removals)
     values (wanted.id, case removals when 'accept' then 'accepted' else 'limited' end);
-    perform lago_push._wake();
+    perform lago_push._wake_for_run();
 end
 $$;
 comment on function lago_push._run_now(text, text) is 'Internal: does lago_push.run_now().';

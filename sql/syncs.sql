@@ -889,6 +889,9 @@ begin
             detail = 'A savepoint was set after this transaction captured rows, so they become messages later, and there would be no sync to deliver them.',
             hint = 'Commit first, or release the savepoint.';
     end if;
+    if wanted.query is not null then
+        perform lago_push._end_run(wanted.id);
+    end if;
     for hanging in select * from lago_push._triggers(wanted.name) loop
         perform lago_push._as_caller(format('drop trigger %I on %s', hanging.trigger, hanging.relation));
     end loop;

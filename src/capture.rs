@@ -33,6 +33,8 @@ struct Transaction {
     captured: bool,
     /// It has changed destinations or syncs.
     redefines: bool,
+    /// It has asked for a run.
+    asks_for_run: bool,
     /// Its last chance to write has passed: what is captured from now on is written at once.
     ending: bool,
     /// It has been told that an outbox is full.
@@ -41,7 +43,7 @@ struct Transaction {
 
 impl Transaction {
     const QUIET: Transaction =
-        Transaction { captured: false, redefines: false, ending: false, warned: false };
+        Transaction { captured: false, redefines: false, asks_for_run: false, ending: false, warned: false };
 }
 
 fn note(change: impl FnOnce(&mut Transaction)) {
@@ -65,6 +67,11 @@ pub fn write_captured() {
 /// Whether rows of a sync wait in the buffer.
 pub fn has_unwritten(sync: i32) -> bool {
     BUFFER.with_borrow(|buffer| buffer.holds(sync))
+}
+
+/// Has the worker look which queries are due when the transaction under way commits.
+pub fn ask_for_run_at_commit() {
+    note(|transaction| transaction.asks_for_run = true);
 }
 
 /// How many messages of a sync wait in the buffer.
@@ -252,10 +259,13 @@ pub fn on_transaction(moment: Moment) {
                 // it. It runs inside a transaction that writes nothing itself, and there are few such.
                 shared::wake_if_known();
             }
-            if transaction.redefines
+            if (transaction.redefines || transaction.asks_for_run)
                 && let Some(slot) = shared::own_slot()
             {
-                slot.redefine();
+                match transaction.redefines {
+                    true => slot.redefine(),
+                    false => slot.note_run(),
+                }
             }
         }
         // A prepared transaction's messages become visible in another session: see on_command.

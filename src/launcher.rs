@@ -70,7 +70,7 @@ impl Launcher {
                 continue;
             }
             match slot.microseconds_to_tick().map(Duration::from_micros) {
-                _ if slot.is_wanted() => {}
+                _ if slot.is_wanted() || slot.has_news_of_runs() => {}
                 None => continue,
                 Some(Duration::ZERO) => {}
                 Some(wait) => {

@@ -115,7 +115,9 @@ extension_sql_file!(
         "syncs",
         surface::queries::search_path,
         surface::queries::query_columns,
-        surface::queries::check_query_recipe
+        surface::queries::check_query_recipe,
+        surface::queries::wake_for_run,
+        surface::queries::end_run
     ]
 );
 extension_sql_file!(

@@ -53,6 +53,9 @@ pub struct Slot {
     ended_well: AtomicBool,
     /// When a worker is wanted because of the clock; 0 when it is not.
     tick: AtomicI64,
+    /// A run was asked for, or has ended: the worker is to look which are due. Apart from `redefined`, which has it try
+    /// again what it has put off.
+    ran: AtomicBool,
 }
 
 #[repr(C)]
@@ -141,6 +144,7 @@ pub fn own_slot() -> Option<&'static Slot> {
 pub fn nothing_to_do_here() {
     if let Some(slot) = slot_of(u32::from(process::own_database())) {
         slot.take_wanted();
+        slot.take_news_of_runs();
         slot.set_tick(None);
         slot.ends_well();
     }
@@ -229,6 +233,22 @@ impl Slot {
         }
     }
 
+    /// Has the worker look which queries are due. Cannot fail.
+    pub fn note_run(&self) {
+        self.ran.store(true, SeqCst);
+        if !wake_place(&self.worker) {
+            wake_launcher();
+        }
+    }
+
+    pub fn has_news_of_runs(&self) -> bool {
+        self.ran.load(SeqCst)
+    }
+
+    pub fn take_news_of_runs(&self) -> bool {
+        self.ran.swap(false, SeqCst)
+    }
+
     pub fn is_redefined(&self) -> bool {
         self.redefined.load(SeqCst)
     }
@@ -289,7 +309,7 @@ impl Slot {
         self.thousandths_per_second.store(0, SeqCst);
         self.worker.store(0, SeqCst);
         self.pid.store(0, SeqCst);
-        if self.is_wanted() || self.microseconds_to_tick().is_some() {
+        if self.is_wanted() || self.has_news_of_runs() || self.microseconds_to_tick().is_some() {
             wake_launcher();
         }
     }
@@ -327,6 +347,7 @@ impl Slot {
     /// Frees the slot of a database that is gone.
     pub fn free(&self) {
         self.wanted.store(false, SeqCst);
+        self.ran.store(false, SeqCst);
         self.keep_out_until.store(0, SeqCst);
         self.set_tick(None);
         for (_, place) in caps().into_iter().flat_map(|caps| caps.of(self.database.load(SeqCst))) {

@@ -276,6 +276,7 @@ impl Worker {
                 }
                 due = self.dispatch()?;
             }
+            self.hear_of_runs()?;
             self.start_runs();
             // A flag left set would not be seen again: nobody sets the latch for it.
             let may_read = self.wants_to_read()
@@ -325,7 +326,8 @@ impl Worker {
                 // What waits here waits for an operator, who sets the other flag.
                 self.slot.take_wanted();
             }
-            if rested && !self.slot.is_wanted() && !self.slot.is_redefined() {
+            if rested && !self.slot.is_wanted() && !self.slot.is_redefined() && !self.slot.has_news_of_runs()
+            {
                 return Ok(Outbox::Here);
             }
         }

@@ -88,6 +88,12 @@ impl<'a> Capture<'a> {
             return Ok(());
         }
         match before.filter(|_| self.needs_whole_rows) {
+            None if self.recipe.needs_old() => {
+                let view = self.recipe.view(self.origin, Operation::Update, row, None);
+                let key = self.recipe.order_key(&view).unwrap_or_default();
+                self.bury(Operation::Update, row, None, key, OLD_NOT_KEPT.into());
+                Ok(())
+            }
             None => self.row(Operation::Update, row, None),
             Some(before) => {
                 self.with(before, |capture, old| capture.row(Operation::Update, row, Some(old)))?
@@ -173,4 +179,5 @@ impl<'a> Capture<'a> {
     }
 }
 
+const OLD_NOT_KEPT: &str = "the template names old, and what the row held before was not remembered: it did not when the row was read last";
 const NOT_KEPT: &str = "the row is gone, and what it held was not remembered: the sync did not capture deletes when it was read last";

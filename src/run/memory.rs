@@ -6,11 +6,11 @@
 
 use super::compare::Counts;
 use super::digest::Digest;
-use super::due::Past;
+use super::due::{self, Past};
 use crate::pg::pages::{Page, Pages};
 use crate::pg::trigger::{Rows, Tuple};
 use crate::pg::{array, cell, heap};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, UnixMicros};
 use pgrx::prelude::*;
 
 pub type Result<T> = std::result::Result<T, pgrx::spi::Error>;
@@ -31,8 +31,9 @@ pub fn is_there() -> bool {
 /// A query that is to run.
 #[derive(Debug)]
 pub struct Planned {
-    pub schedule: Option<Schedule>,
     pub past: Past,
+    /// When it is due; none if nobody has asked for it and it has no schedule.
+    pub due: Option<UnixMicros>,
 }
 
 /// The queries of all syncs that were activated, by sync. Those whose destination is held because this is a copy of
@@ -72,7 +73,7 @@ pub fn planned() -> Result<Vec<(i32, Planned)>> {
                 broken_at: row.get(6)?,
                 asked: row.get(7)?,
             };
-            planned.push((id, Planned { schedule, past }));
+            planned.push((id, Planned { past, due: due::next(schedule.as_ref(), &past) }));
         }
         Ok(planned)
     })
@@ -106,8 +107,12 @@ pub fn begin(sync: i32) -> Result<Option<Begun>> {
             &[sync.into(), INTERRUPTED.into()],
         )?;
         let rows = client.update(
-            "insert into lago_push.run (sync_id)
-             select s.id from lago_push.sync s where s.id = $1 and s.query is not null and s.state <> 'draft'
+            "with running as (
+                 select s.id from lago_push.sync s
+                  where s.id = $1 and s.query is not null and s.state <> 'draft'
+                    for key share
+             )
+             insert into lago_push.run (sync_id) select r.id from running r
              returning id, (select count(*) > 0 from lago_push.run_request q
                              where q.sync_id = $1 and q.removals = 'accepted')",
             None,

@@ -34,8 +34,7 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
     let settings = [
         ("search_path", "pg_catalog, pg_temp"),
         ("default_transaction_read_only", "off"),
-        // One snapshot for all that a run reads.
-        ("default_transaction_isolation", "repeatable read"),
+        ("default_transaction_isolation", "read committed"),
         ("default_transaction_deferrable", "off"),
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
@@ -55,9 +54,12 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
     process::at_exit(farewell);
     process::show(&format!("a run of sync {sync}"));
     let Some(progress) = PROGRESS.get() else { return };
-    if let Some(begun) = xact::in_transaction(|| known(memory::begin(sync)))
-        && let Some(failed) = xact::in_transaction(|| attempt(sync, begun, &progress))
-    {
+    let Some(begun) = xact::in_transaction(|| known(memory::begin(sync))) else { return };
+    // One snapshot for all that a run reads.
+    process::set_for_worker("default_transaction_isolation", "repeatable read");
+    let failed = xact::in_transaction(|| attempt(sync, begun, &progress));
+    process::set_for_worker("default_transaction_isolation", "read committed");
+    if let Some(failed) = failed {
         // Apart from what was tried, which is undone: it sees what has changed meanwhile.
         xact::in_transaction(|| fail(&failed, sync, begun, &progress));
     }
@@ -70,7 +72,7 @@ unsafe extern "C-unwind" fn farewell(_code: core::ffi::c_int, _argument: pg_sys:
         progress.leave();
     }
     if let Some(slot) = shared::own_slot() {
-        slot.redefine();
+        slot.note_run();
     }
 }
 

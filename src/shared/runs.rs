@@ -103,6 +103,16 @@ pub fn any(database: pg_sys::Oid) -> bool {
     of(database).next().is_some()
 }
 
+/// Ends the run of a sync of this database. It says whether there is one.
+pub fn end(sync: i32) -> bool {
+    let own = owner(process::own_database(), sync);
+    let slot = slots().find(|slot| slot.owner.load(SeqCst) == own);
+    if let Some(pid) = slot.map(|slot| slot.pid.load(SeqCst)).filter(|pid| *pid > 0) {
+        process::end(pid);
+    }
+    slot.is_some()
+}
+
 /// Ends those of a database: somebody wants it alone. They are begun again afterwards.
 pub fn end_all(database: pg_sys::Oid) {
     for slot in of(database) {

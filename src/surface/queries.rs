@@ -4,12 +4,14 @@ use super::check::{names, refuse_fault};
 use super::refuse;
 use crate::call::Call;
 use crate::pg::pages::{self, Pages};
-use crate::pg::{caller, encoding, trigger, xact};
+use crate::pg::{caller, encoding, process, trigger, xact};
 use crate::recipe::{self, Sources, Texts};
 use crate::render::Column;
 use crate::shared::runs::{UnderWay, under_way};
+use crate::{capture, shared};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::time::Duration;
 
 /// Where the caller looks for names, as text in UTF-8.
 #[pg_extern(name = "_search_path", volatile)]
@@ -97,6 +99,23 @@ fn check_query_recipe(
         Err(fault) => refuse_fault(fault, "the query", |_| false, &sources),
     }
 }
+
+/// Has the worker look which queries are due, when the calling transaction commits.
+#[pg_extern(name = "_wake_for_run", volatile)]
+fn wake_for_run() {
+    shared::own_slot();
+    capture::ask_for_run_at_commit();
+}
+
+/// Ends the run of a sync that is under way, and waits until it has: what it has written would be in the way of who
+/// drops the sync.
+#[pg_extern(name = "_end_run", volatile)]
+fn end_run(sync_id: i32) {
+    process::wait_until(LONGEST_END, || !shared::runs::end(sync_id));
+}
+
+/// A process that is asked to end does so at its next look, unless something outside of the server keeps it.
+const LONGEST_END: Duration = Duration::from_secs(5);
 
 /// How far the runs of this database are.
 #[pg_extern(name = "_runs_under_way", volatile)]

@@ -7,6 +7,7 @@ use super::read::now_unix;
 use super::{Failure, Worker};
 use crate::guard::Guard;
 use crate::pg::process::{self, Child};
+use crate::pg::xact;
 use crate::run::due;
 use crate::run::memory::{self, Planned};
 use crate::schedule::UnixMicros;
@@ -15,8 +16,10 @@ use crate::{backoff, run, settings};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long to wait when the server has no place for another process, or as many run as may.
+/// How long to wait when the server has no place for another process.
 const NO_PLACE_PAUSE: Duration = Duration::from_secs(5);
+/// The same when as many run as may: one that ends announces itself, unless it never came so far as to be known.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub struct Runs {
@@ -26,6 +29,8 @@ pub struct Runs {
     failures: BTreeMap<i32, (u32, Instant)>,
     /// The server had no place for one; none is tried before.
     no_place_until: Option<Instant>,
+    /// When the first of them is due that nobody is at.
+    next: Option<UnixMicros>,
 }
 
 struct Started {
@@ -40,13 +45,30 @@ impl Worker {
         self.runs.planned = memory::planned()?.into_iter().collect();
         let Runs { planned, failures, .. } = &mut self.runs;
         failures.retain(|sync, _| planned.contains_key(sync));
+        self.runs.next = self.runs.first_due();
+        Ok(())
+    }
+
+    /// The same where only runs have ended, or were asked for.
+    pub(super) fn hear_of_runs(&mut self) -> Result<(), Failure> {
+        if self.slot.take_news_of_runs() && self.directory.is_some() {
+            xact::in_transaction(|| self.learn_runs())?;
+        }
         Ok(())
     }
 
     /// Starts what is due.
     pub(super) fn start_runs(&mut self) {
+        if self.runs.children.is_empty() && self.next_run().is_none_or(|next| next > now_unix()) {
+            return;
+        }
         let now = Instant::now();
         self.runs.reap(now);
+        self.start_due(now);
+        self.runs.next = self.runs.next_look();
+    }
+
+    fn start_due(&mut self, now: Instant) {
         if self.guard != Guard::Satisfied || self.runs.no_place_until.is_some_and(|until| now < until) {
             return;
         }
@@ -80,7 +102,7 @@ impl Worker {
 
     /// When the next run is due that nobody is at.
     pub(super) fn next_run(&self) -> Option<UnixMicros> {
-        self.runs.next(self.guard)
+        self.runs.next.filter(|_| self.guard == Guard::Satisfied)
     }
 }
 
@@ -115,7 +137,7 @@ impl Runs {
             .filter(|(sync, _)| !under_way.contains(sync) && !self.children.contains_key(sync))
             .filter(|(sync, _)| self.failures.get(sync).is_none_or(|(_, until)| *until <= instant))
             .filter_map(|(sync, planned)| {
-                let due = due::next(planned.schedule.as_ref(), &planned.past)?;
+                let due = planned.due?;
                 (due <= now).then_some((due, *sync))
             })
             .collect();
@@ -123,30 +145,32 @@ impl Runs {
         due.into_iter().map(|(_, sync)| sync).collect()
     }
 
-    fn next(&self, guard: Guard) -> Option<UnixMicros> {
-        if guard != Guard::Satisfied {
-            return None;
-        }
-        let (now, unix) = (Instant::now(), now_unix());
-        let later = |until: Instant| {
-            let micros = until.saturating_duration_since(now).as_micros();
-            unix.saturating_add(i64::try_from(micros).unwrap_or(i64::MAX))
-        };
-        let next = self
-            .planned
+    /// When the first is due that nobody is at.
+    fn first_due(&self) -> Option<UnixMicros> {
+        let under_way: Vec<i32> = under_way().iter().map(|run| run.sync).collect();
+        self.planned
             .iter()
-            .filter(|(sync, _)| !self.children.contains_key(sync))
+            .filter(|(sync, _)| !self.children.contains_key(sync) && !under_way.contains(sync))
             .filter_map(|(sync, planned)| {
-                let due = due::next(planned.schedule.as_ref(), &planned.past)?;
-                Some(self.failures.get(sync).map_or(due, |(_, until)| due.max(later(*until))))
+                let due = planned.due?;
+                Some(self.failures.get(sync).map_or(due, |(_, until)| due.max(in_unix_micros(*until))))
             })
-            .min()?;
-        // What is due already waits for a place: it is looked for again in a while, or when a run ends.
-        let soonest = match self.no_place_until {
-            Some(until) => later(until),
-            None if next <= unix => unix.saturating_add(NO_PLACE_PAUSE.as_micros() as i64),
-            None => next,
-        };
-        Some(next.max(soonest))
+            .min()
     }
+
+    /// When to look again, after what was due was started as far as there was room: what was not waits for its turn.
+    fn next_look(&self) -> Option<UnixMicros> {
+        let (next, now) = (self.first_due()?, now_unix());
+        Some(match self.no_place_until {
+            Some(until) => next.max(in_unix_micros(until)),
+            None if next <= now => now.saturating_add(NO_ROOM_PAUSE.as_micros() as i64),
+            None => next,
+        })
+    }
+}
+
+/// A moment to come, by the other clock.
+fn in_unix_micros(moment: Instant) -> UnixMicros {
+    let micros = moment.saturating_duration_since(Instant::now()).as_micros();
+    now_unix().saturating_add(i64::try_from(micros).unwrap_or(i64::MAX))
 }

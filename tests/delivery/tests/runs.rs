@@ -348,6 +348,44 @@ fn a_sync_can_be_dropped_while_it_runs() {
 }
 
 #[test]
+fn a_finished_run_has_no_destination_tried_that_backs_off() {
+    let scene = Scene::new();
+    source(&scene, "");
+    scene.lago.stop();
+    scene.sql("insert into source values (1, 'sub', 1)");
+    run(&scene);
+    let waits = "select next_attempt_at::text from lago_push.destinations";
+    let failures = "select failures from lago_push.destinations";
+    wait_until("it backs off for more than a second", PATIENCE, || {
+        scene.value::<bool>(
+            "select coalesce(next_attempt_at > now() + interval '2 s', false) from lago_push.destinations",
+        )
+    });
+    let (until, failed): (String, i64) = (scene.value(waits), scene.value(failures));
+    run(&scene);
+    assert_eq!((scene.value::<String>(waits), scene.value::<i64>(failures)), (until, failed));
+}
+
+#[test]
+fn a_changed_row_whose_old_values_are_not_known_is_a_dead_letter() {
+    let scene = Scene::new();
+    source(&scene, "");
+    scene.sql("insert into source values (1, 'sub', 1), (2, 'sub', 2)");
+    run(&scene);
+    scene.run(
+        "select lago_push.alter_sync('calls', operations => '{insert,update}', template => $1)",
+        &[&TEMPLATE.replace("{{ op }}", "{{ old.amount }}")],
+    );
+    scene.sql("update source set amount = 10 where id = 1");
+    assert_eq!(run(&scene), "succeeded 2 0 1 0 1");
+    let reason: String = scene.value("select reason from lago_push.dead_letters");
+    assert!(reason.contains("what the row held before was not remembered"), "{reason}");
+    scene.sql("update source set amount = 20 where id = 2");
+    run(&scene);
+    scene.wait_for_event("calls:update:2:3");
+}
+
+#[test]
 fn no_more_queries_run_at_once_than_may_and_each_has_its_turn() {
     let scene =
         Scene::on(Cluster::start(&Options::default().with("lago_push.max_runs", "1")), Store::Postgres);
