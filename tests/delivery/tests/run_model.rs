@@ -96,8 +96,12 @@ impl Model {
                     let _ = writeln!(sql, "delete from source where id = {number};");
                 }
                 Some(before) => {
-                    // Some updates change nothing.
-                    let row = if random.chance(10) { before } else { row };
+                    // Some updates change nothing, and some no more than nothing to an empty text.
+                    let row = match random.below(10) {
+                        0 => before,
+                        1..4 => Row { cents: before.cents, ..row },
+                        _ => row,
+                    };
                     self.source.insert(number, row);
                     let _ = writeln!(
                         sql,
