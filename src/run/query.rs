@@ -27,7 +27,8 @@ impl CursorKind {
     pub fn of(type_name: &str) -> Option<CursorKind> {
         Some(match type_name {
             "smallint" | "integer" | "bigint" => CursorKind::Number,
-            "date" => CursorKind::Time("date"),
+            // The server qualifies names that are no keywords of SQL.
+            "pg_catalog.date" => CursorKind::Time("date"),
             "timestamp without time zone" => CursorKind::Time("timestamp"),
             "timestamp with time zone" => CursorKind::Time("timestamptz"),
             _ => return None,
@@ -84,6 +85,11 @@ fn condition(from: From<'_>) -> Option<String> {
         CursorKind::Number => {
             format!("{mark}::pg_catalog.numeric operator(pg_catalog.-) {overlap}::pg_catalog.numeric")
         }
+        // Less an interval, a time with a zone depends on a setting, and is no constant that a foreign server could be
+        // asked for.
+        CursorKind::Time(type_name @ "timestamptz") => format!(
+            "pg_catalog.timezone('UTC', pg_catalog.timezone('UTC', {mark}::pg_catalog.{type_name}) operator(pg_catalog.-) {overlap}::pg_catalog.interval)"
+        ),
         CursorKind::Time(type_name) => {
             format!(
                 "({mark}::pg_catalog.{type_name} operator(pg_catalog.-) {overlap}::pg_catalog.interval)::pg_catalog.{type_name}"
@@ -138,6 +144,15 @@ mod tests {
             next.contains("where (q.\"at\" operator(pg_catalog.>=) ((E'2026-01-02'::pg_catalog.date operator(pg_catalog.-) E'1 hour'::pg_catalog.interval)::pg_catalog.date) or q.\"at\" is null)"),
             "{next}"
         );
+        let zoned = command(
+            "table t",
+            &["id".into()],
+            Some(from(CursorKind::Time("timestamptz"), Some("2026-01-02"))),
+        );
+        assert!(
+            zoned.contains("where (q.\"at\" operator(pg_catalog.>=) (pg_catalog.timezone('UTC', pg_catalog.timezone('UTC', E'2026-01-02'::pg_catalog.timestamptz) operator(pg_catalog.-) E'1 hour'::pg_catalog.interval)) or"),
+            "{zoned}"
+        );
         let number = command(
             "table t",
             &["id".into()],
@@ -153,7 +168,8 @@ mod tests {
     fn the_types_a_cursor_may_have() {
         assert_eq!(CursorKind::of("bigint"), Some(CursorKind::Number));
         assert_eq!(CursorKind::of("timestamp with time zone"), Some(CursorKind::Time("timestamptz")));
-        assert_eq!(CursorKind::of("text"), None);
+        assert_eq!(CursorKind::of("pg_catalog.date"), Some(CursorKind::Time("date")));
+        assert_eq!(CursorKind::of("pg_catalog.text"), None);
     }
 
     #[test]

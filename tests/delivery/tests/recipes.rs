@@ -20,6 +20,9 @@ use serde_json::Value;
 /// The host of another database on the pages; in the tests, the folder of the same server's socket.
 const HOST: &str = "shop.internal";
 
+/// A folder of the server's machine on the pages; in the tests, one in which the server may write.
+const FOLDER: &str = "/srv/sales";
+
 /// Every recipe has these, in this order.
 const HEADINGS: [&str; 3] = ["## What you have today", "## What it becomes", "## What to watch out for"];
 
@@ -57,8 +60,12 @@ fn scene(cluster: Arc<Cluster>, metrics: &[Metric], subscriptions: &[&str]) -> S
 fn try_out(name: &str, scene: &Scene, expected: &str) {
     assert!(!expected.trim().is_empty(), "{name}: nothing is said of what Lago has in the end");
     let before = objects(scene);
-    let stage = Stage::new(scene).with(HOST, scene.cluster.folder().display().to_string());
-    let tried = page(name).try_out(&stage, |_| wait_for_replication(scene));
+    let here = scene.cluster.folder().display().to_string();
+    let stage = Stage::new(scene).with(HOST, here.clone()).with(FOLDER, here);
+    let tried = page(name).try_out(&stage, |_| {
+        wait_for_replication(scene);
+        wait_for_runs(scene);
+    });
     assert!(tried.run >= 4, "{name}: only {} SQL blocks were found", tried.run);
     assert!(tried.compared >= 2, "{name}: only {} blocks with output were found", tried.compared);
     let account = account(scene, &before);
@@ -73,6 +80,15 @@ fn wait_for_replication(scene: &Scene) {
             "select exists (select from pg_stat_replication r where r.state = 'streaming' and r.replay_lsn >= '{written}')"
         );
         wait_until("replication has caught up", PATIENCE, || scene.value::<bool>(&applied));
+    }
+}
+
+/// And some time after a run was asked for.
+fn wait_for_runs(scene: &Scene) {
+    if scene.value("select to_regclass('lago_push.run_request') is not null") {
+        wait_until("every run that was asked for is over", PATIENCE, || {
+            scene.value::<bool>("select not exists (select from lago_push.run_request)")
+        });
     }
 }
 
@@ -177,6 +193,16 @@ recipes! {
             &[Metric::sum("api_calls", "bytes")],
             &["sub_acme"],
         );
+    views, "views",
+        || scene(Cluster::shared(), &[Metric::sum("traffic", "gb")], &["sub_acme", "sub_globex"]);
+    materialized_views, "materialized-views",
+        || scene(Cluster::shared(), &[Metric::sum("seats", "seats")], &["sub_acme"]);
+    warehouses, "warehouses",
+        || scene(Cluster::shared(), &[Metric::sum("facts", "gb")], &["sub_acme", "sub_globex"]);
+    spreadsheets, "spreadsheets",
+        || scene(Cluster::shared(), &[Metric::sum("support", "hours")], &["sub_acme", "sub_globex"]);
+    partitioned_tables, "partitioned-tables",
+        || scene(Cluster::shared(), &[Metric::sum("calls", "bytes")], &["sub_acme"]);
     foreign_tables, "foreign-tables",
         || scene(Cluster::shared(), &[Metric::sum("api_calls", "bytes")], &["sub_acme"]);
     write_back_lago_id, "write-back-lago-id", || scene(Cluster::shared(), &[], &[]), the_ids_are_lagos;

@@ -191,9 +191,11 @@ fn a_materialized_view_is_read_as_it_was_refreshed_last() {
     assert_eq!(billed(&scene), all);
 }
 
-/// A server of its own without lago_push, and a table on it that is one of the scene's too.
+/// A server of its own without lago_push, which logs what it is asked for, and a table on it that is one of the scene's
+/// too.
 fn foreign(scene: &Scene) -> Scene {
-    let there = Cluster::start(&Options { preload: false, ..Options::default() });
+    let options = Options { preload: false, ..Options::default() };
+    let there = Cluster::start(&options.with("log_statement", "all"));
     let there = Scene::without_extension(there, Store::Postgres, "");
     there.sql(
         "create table calls (id bigint primary key, subscription text, amount numeric);
@@ -279,6 +281,49 @@ fn a_server_that_dies_while_it_is_read() {
             "calls:update:10:2 sub_4 11 10",
         ],
     );
+}
+
+#[test]
+fn a_cursor_asks_another_server_for_no_more_than_it_needs() {
+    let scene = Scene::new();
+    let there = foreign(&scene);
+    let asked = |condition: &str| {
+        let log = there.cluster.log();
+        let last =
+            log.lines().rfind(|line| line.contains("FROM public.calls")).unwrap_or_default().to_owned();
+        assert!(last.contains(condition), "{last}");
+    };
+    for (cursor, overlap, cut) in [
+        ("id", "1", "id >= "),
+        ("day", "1 day", "day >= '2025-01-09'"),
+        ("at", "1 day", "at >= '2025-01-09 12:00:00'"),
+        ("zoned", "1 day", "zoned >= '2025-01-09 12:00:00+00'"),
+    ] {
+        there.sql(
+            "drop table calls;
+             create table calls (id bigint, day date, at timestamp, zoned timestamptz, subscription text, amount numeric);
+             insert into calls select n, date '2025-01-01' + n - 1, timestamp '2025-01-01 12:00' + (n - 1) * interval '1 day',
+                timestamptz '2025-01-01 12:00Z' + (n - 1) * interval '1 day', 'sub_1', n from generate_series(1, 10) n",
+        );
+        scene.sql(
+            "drop foreign table if exists calls;
+             create foreign table calls (id bigint, day date, at timestamp, zoned timestamptz, subscription text, amount numeric)
+                server there;
+             select lago_push.drop_sync(sync, discard => true) from lago_push.status",
+        );
+        scene.run(
+            &format!(
+                "select lago_push.create_sync('calls', query => 'select * from calls', key => '{{id}}', template => $1,
+                    operations => '{{insert,update}}', cursor => '{cursor}', overlap => '{overlap}')"
+            ),
+            &[&TEMPLATE],
+        );
+        scene.activate("calls");
+        assert_eq!(run(&scene), "succeeded 10 10 0 0 0", "{cursor}");
+        there.sql("insert into calls values (11, '2025-01-11', '2025-01-11 12:00', '2025-01-11 12:00Z', 'sub_1', 11)");
+        assert_eq!(run(&scene), "succeeded 3 1 0 0 2", "{cursor}");
+        asked(cut);
+    }
 }
 
 /// A file as a spreadsheet program saves it.
