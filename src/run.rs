@@ -22,7 +22,7 @@ pub use process::PROCESS_TYPE;
 
 use self::capture::Capture;
 use self::compare::{Counts, KeyFault, Limit, Side};
-use self::digest::Compared;
+use self::digest::{Compared, Digest};
 use self::memory::{Begun, End, Reader, Remembered, Removals, Writer};
 use self::query::CursorKind;
 use crate::buffer::Operation;
@@ -330,7 +330,8 @@ impl Run<'_> {
 
     fn is_new(&mut self, key: Vec<u8>, row: Tuple) -> Result<(), String> {
         self.counts.added += 1;
-        let kept = self.remembered(key, row)?;
+        let digest = self.compared.digest(row)?;
+        let kept = self.remembered(key, digest, row);
         if self.first == First::Sent {
             self.capture.row(Operation::Insert, row, None)?;
         }
@@ -349,7 +350,7 @@ impl Run<'_> {
             self.counts.changed += 1;
             self.capture.changed(row, before.row.as_deref())?;
         }
-        let kept = self.remembered(before.key, row)?;
+        let kept = self.remembered(before.key, digest, row);
         self.writer.change(kept).map_err(words_of)
     }
 
@@ -370,10 +371,9 @@ impl Run<'_> {
         ))
     }
 
-    fn remembered(&mut self, key: Vec<u8>, row: Tuple) -> Result<Remembered, String> {
-        let digest = self.compared.digest(row)?;
+    fn remembered(&self, key: Vec<u8>, digest: Digest, row: Tuple) -> Remembered {
         let row = if self.whole_rows { self.capture.whole(row) } else { None };
-        Ok(Remembered { key, digest, row })
+        Remembered { key, digest, row }
     }
 
     fn finish(mut self, sync: i32, run: i64, state: &memory::State) -> Result<Done, String> {

@@ -2,7 +2,8 @@
 //!
 //! Opening, fetching and closing each happen with whatever rights are in force then; who reads along with a query of
 //! somebody else's borrows that one's rights for each of them. All of it lies in one connection of SPI, which the
-//! caller holds: see [`connected`].
+//! caller holds: see [`connected`]. The server leaves the connection's own memory current after each call, which is given
+//! back only when the connection ends; here whatever was current stays so.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -15,6 +16,16 @@ pub fn connected<R>(work: impl FnOnce() -> R) -> R {
     let result = work();
     // SAFETY: connected above.
     unsafe { pg_sys::SPI_finish() };
+    result
+}
+
+/// Calls SPI, and makes the memory current again that was so before.
+fn in_same_memory<R>(call: impl FnOnce() -> R) -> R {
+    // SAFETY: reads a variable of the backend.
+    let memory = unsafe { pg_sys::CurrentMemoryContext };
+    let result = call();
+    // SAFETY: it was current, and is the caller's, whom no call of SPI outlives.
+    unsafe { pg_sys::MemoryContextSwitchTo(memory) };
     result
 }
 
@@ -114,10 +125,7 @@ impl Pages {
         in_same_memory(|| unsafe {
             pg_sys::SPI_cursor_fetch(self.portal, true, core::ffi::c_long::from(rows));
         });
-        // SAFETY: variables SPI has just set.
-        let (table, rows) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
-        let page = Page { table, rows };
-        (!table.is_null() && rows > 0).then_some(page)
+        Page::given()
     }
 
     /// Ends the query.
@@ -127,7 +135,47 @@ impl Pages {
     }
 }
 
+/// A query that is planned once for a connection, and asked again and again for one value.
+pub struct Prepared {
+    plan: pg_sys::SPIPlanPtr,
+}
+
+impl Prepared {
+    /// Plans a query that may read only, in the database's encoding. None where it holds a zero byte.
+    ///
+    /// # Panics
+    /// Raises the server's errors: of the query's text, and of the rights to what it names.
+    pub fn new(query: &[u8], parameter: pg_sys::Oid) -> Option<Prepared> {
+        let query = CString::new(query).ok()?;
+        let mut types = [parameter];
+        // SAFETY: inside a connection, which keeps the plan; one type. The server copies the text.
+        let plan = in_same_memory(|| unsafe { pg_sys::SPI_prepare(query.as_ptr(), 1, types.as_mut_ptr()) });
+        (!plan.is_null()).then_some(Prepared { plan })
+    }
+
+    /// The first column of the first row, as a copy in the current memory context; none if there is no row, or null.
+    ///
+    /// # Panics
+    /// Raises the errors of the query.
+    pub fn first(&self, parameter: &DatumWithOid<'_>) -> Option<pg_sys::Datum> {
+        let mut values = [parameter.datum()?.sans_lifetime()];
+        // SAFETY: a plan of this connection; a value of its parameter's type, not null.
+        in_same_memory(|| unsafe {
+            pg_sys::SPI_execute_plan(self.plan, values.as_mut_ptr(), std::ptr::null(), true, 1);
+        });
+        Page::given()?.composite(0)
+    }
+}
+
 impl Page {
+    /// What the last call of SPI gave; none where that is no row.
+    fn given() -> Option<Page> {
+        // SAFETY: variables SPI has just set.
+        let (table, rows) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize) };
+        let page = Page { table, rows };
+        (!table.is_null() && rows > 0).then_some(page)
+    }
+
     pub fn len(&self) -> usize {
         self.rows
     }

@@ -8,8 +8,9 @@ use crate::cap::{Cap, Room, WhenFull};
 use crate::capture;
 use crate::defaults::Origin;
 use crate::outbox;
+use crate::pg::pages::{self, Prepared};
 use crate::pg::trigger::{Apart, Tuple};
-use crate::pg::{cell, encoding, pages};
+use crate::pg::{cell, encoding};
 use crate::recipe::{Made, Recipe};
 use crate::render::Column;
 use crate::sync::{OnError, Stored};
@@ -24,10 +25,12 @@ pub struct Capture<'a> {
     /// A full outbox was spoken of.
     warned: bool,
     needs_whole_rows: bool,
+    /// Makes a row of its JSON. Planned when the first one is to be made.
+    row_again: Option<Prepared>,
 }
 
 impl<'a> Capture<'a> {
-    /// For rows of these columns, in the run of that number.
+    /// For rows of these columns, in the run of that number. It must not outlive the connection of SPI it is used in.
     pub fn new(stored: &'a Stored, columns: Vec<Column>, number: i64) -> Result<Capture<'a>, String> {
         let recipe = stored.bind_query(columns)?;
         let operations: Vec<Operation> = stored.operations().collect();
@@ -42,6 +45,7 @@ impl<'a> Capture<'a> {
             payload: Vec::new(),
             warned: false,
             needs_whole_rows,
+            row_again: None,
         })
     }
 
@@ -126,14 +130,15 @@ impl<'a> Capture<'a> {
     /// Makes a row of what was remembered of it.
     fn with<R>(&mut self, kept: &[u8], work: impl FnOnce(&mut Self, Tuple) -> R) -> Result<R, String> {
         let query = self.stored.query.as_ref().ok_or("the sync has no query")?;
-        let select = encoding::to_server(&query.row_of_json(1));
-        // Types' functions are the code of whoever made them: with the rights of the sync's own role.
         let json = pages::json(kept);
-        crate::pg::caller::reading_as(query.run_as, &query.search_path, || {
-            pages::first(&select, &[json], Apart::by_itself)
-        })
-        .map(|row| work(self, row.tuple()))
-        .ok_or_else(|| "a remembered row is empty".to_owned())
+        // Types' functions are the code of whoever made them: with the rights of the sync's own role.
+        let row = crate::pg::caller::reading_as(query.run_as, &query.search_path, || {
+            if self.row_again.is_none() {
+                self.row_again = Prepared::new(&encoding::to_server(&query.row_of_json(1)), json.oid());
+            }
+            self.row_again.as_ref().and_then(|again| again.first(&json)).map(Apart::by_itself)
+        });
+        row.map(|row| work(self, row.tuple())).ok_or_else(|| "a remembered row is empty".to_owned())
     }
 
     /// Whether the row's message may wait with the others. If not, it has been kept otherwise, or the run ends.

@@ -19,6 +19,7 @@ mod processor_time;
 mod raw;
 mod report;
 mod results;
+mod runs;
 mod single;
 mod site;
 pub mod stand_in;
@@ -77,7 +78,7 @@ struct Part {
     charted: &'static [&'static str],
 }
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     Part { name: "bulk", what: "bulk inserts", measure: bulk::measure, charted: &["µs"] },
     Part {
         name: "writes",
@@ -97,6 +98,7 @@ const PARTS: [Part; 11] = [
     Part { name: "latency", what: "from commit to arrival", measure: latency::measure, charted: &[] },
     Part { name: "backlog", what: "large backlogs", measure: backlog::measure, charted: &[] },
     Part { name: "held", what: "a transaction held open", measure: held::measure, charted: &[] },
+    Part { name: "runs", what: "runs of a query", measure: runs::measure, charted: &[] },
     Part { name: "databases", what: "twenty databases", measure: databases::measure, charted: &[] },
     Part {
         name: "instructions",
