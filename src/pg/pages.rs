@@ -19,16 +19,6 @@ pub fn connected<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Calls SPI, and makes the memory current again that was so before.
-fn in_same_memory<R>(call: impl FnOnce() -> R) -> R {
-    // SAFETY: reads a variable of the backend.
-    let memory = unsafe { pg_sys::CurrentMemoryContext };
-    let result = call();
-    // SAFETY: it was current, and is the caller's, whom no call of SPI outlives.
-    unsafe { pg_sys::MemoryContextSwitchTo(memory) };
-    result
-}
-
 /// JSON text, in the database's encoding, as a parameter.
 pub fn json(text: &[u8]) -> DatumWithOid<'static> {
     // A bytea and a json have the same form.
