@@ -567,12 +567,14 @@ fn the_query_has_the_rights_of_who_made_it_and_may_only_read() {
     let create = "select lago_push.create_sync('calls', query => 'select *, public.sly() from public.source', key => '{id}', template => $1)";
     maker.execute(create, &[&TEMPLATE]).expect("it may read the source");
     maker.batch_execute("select lago_push.activate('calls')").expect("the sync is its own");
+    drop(maker);
     fails(&scene, "cannot execute INSERT in a read-only transaction");
     scene.sql("create or replace function sly() returns bigint language sql as 'select 1'");
     assert_eq!(run(&scene), "succeeded 1 1 0 0 0");
     scene.sql(&format!("revoke select on source from {role}"));
     fails(&scene, "permission denied for table source");
     scene.wait_until_outbox_is_empty(PATIENCE);
-    scene.sql("select lago_push.drop_sync('calls')");
     scene.sql(&format!("drop owned by {role}; drop role {role}"));
+    fails(&scene, "the role with whose rights the query ran does not exist any more");
+    scene.sql("select lago_push.drop_sync('calls')");
 }
