@@ -26,26 +26,45 @@ use self::digest::{Compared, Digest};
 use self::memory::{Begun, End, Reader, Remembered, Removals, Writer};
 use self::query::CursorKind;
 use crate::buffer::Operation;
+use crate::outbox;
 use crate::pg::pages::{self, Pages};
 use crate::pg::trigger::{self, Rows, Tuple};
 use crate::pg::{caller, cell, encoding};
 use crate::render::Column;
 use crate::shared::runs::Progress;
-use crate::sync::{FirstRun, Query, Stored};
+use crate::sync::{self, FirstRun, Query, Stored, Wanted};
 
 /// Rows that are held at once.
 const PAGE: u16 = 1000;
 
-/// What became of a run.
-pub struct Done {
-    pub counts: Counts,
+/// Locks what a sync's query reads, until the transaction ends. Before the run's snapshot: whoever truncates a table and
+/// fills it again, or puts another in its place, has done so before that, or waits until the run has read all. Older
+/// snapshots would find it empty.
+pub fn lock(sync: i32) -> Result<(), String> {
+    let stored = definition(sync)?;
+    let query = query_of(&stored)?;
+    let command = encoding::to_server(&query::command(&query.text, &query.key, None));
+    pages::connected(|| caller::reading_as(query.run_as, &query.search_path, || pages::lock(&command)));
+    Ok(())
 }
 
-/// Does a run whose beginning is written down, in the current subtransaction; or says what is wrong.
-pub fn run(stored: &Stored, query: &Query, begun: Begun, progress: &Progress) -> Result<Done, String> {
+fn definition(sync: i32) -> Result<Stored, String> {
+    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)));
+    stored.ok_or_else(|| "the sync was dropped".into())
+}
+
+fn query_of(stored: &Stored) -> Result<&Query, String> {
+    let query = stored.query.as_ref().ok_or("the sync has no query")?;
     if !caller::is_role(query.run_as) {
         return Err("the role with whose rights the query ran does not exist any more".into());
     }
+    Ok(query)
+}
+
+/// Does a run whose beginning is written down, in the current subtransaction; or says what is wrong.
+pub fn run(sync: i32, begun: Begun, progress: &Progress) -> Result<(), String> {
+    let stored = &definition(sync)?;
+    let query = query_of(stored)?;
     let state = memory::state(stored.id).map_err(words_of)?;
     let from = match &query.cursor {
         None => None,
@@ -379,7 +398,7 @@ impl Run<'_> {
         Remembered { key, digest, row }
     }
 
-    fn finish(mut self, sync: i32, run: i64, state: &memory::State) -> Result<Done, String> {
+    fn finish(mut self, sync: i32, run: i64, state: &memory::State) -> Result<(), String> {
         self.writer.write().map_err(words_of)?;
         let high_water = self.high_water.map(|(_, text)| encoding::to_utf8(&text));
         let compared = encoding::storable(&self.compared.description);
@@ -391,8 +410,7 @@ impl Run<'_> {
             high_water,
             remark: (self.sameness == Sameness::ByKey).then_some(OTHER_COLUMNS),
         };
-        memory::end(sync, run, end).map_err(words_of)?;
-        Ok(Done { counts: self.counts })
+        memory::end(sync, run, end).map_err(words_of)
     }
 }
 

@@ -59,6 +59,30 @@ pub fn in_own_memory<R>(work: impl FnOnce() -> R) -> R {
     unsafe { memory.switch_to(|_| work()) }
 }
 
+/// Plans a query, in the database's encoding, and so locks all that it reads until the transaction ends. Within a
+/// connection of SPI.
+///
+/// # Panics
+/// Raises the server's errors: of the query's text, and of the rights to what it names.
+pub fn lock(query: &[u8]) {
+    let Ok(query) = CString::new(query) else { return };
+    in_same_memory(|| {
+        // SAFETY: inside a connection, which keeps the plan; no parameters. The server copies the text.
+        let plan = unsafe { pg_sys::SPI_prepare(query.as_ptr(), 0, std::ptr::null_mut()) };
+        // SAFETY: a plan of this connection, or a null pointer.
+        let cached = if plan.is_null() {
+            std::ptr::null_mut()
+        } else {
+            // SAFETY: as above.
+            unsafe { pg_sys::SPI_plan_get_cached_plan(plan) }
+        };
+        if !cached.is_null() {
+            // SAFETY: counted above, and by no resource owner, as the plan is not kept.
+            unsafe { pg_sys::ReleaseCachedPlan(cached, std::ptr::null_mut()) };
+        }
+    });
+}
+
 /// An open cursor.
 pub struct Pages {
     portal: pg_sys::Portal,

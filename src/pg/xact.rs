@@ -375,6 +375,28 @@ pub fn in_transaction<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The same for work that sees one snapshot, of which `before` does what must come before it: it is given one of the
+/// catalogs alone. If that says how the transaction ends, it ends so.
+pub fn in_transaction_with<R>(before: impl FnOnce() -> Option<R>, work: impl FnOnce() -> R) -> R {
+    // SAFETY: called by a background worker outside any transaction.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
+    // SAFETY: as above.
+    unsafe { pg_sys::StartTransactionCommand() };
+    // SAFETY: in the transaction just begun; the server copies the snapshot.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid)) };
+    let ended = before();
+    // SAFETY: pops the snapshot pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    // SAFETY: in the transaction begun above.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = ended.unwrap_or_else(work);
+    // SAFETY: pops the snapshot pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    // SAFETY: ends the transaction begun above.
+    unsafe { pg_sys::CommitTransactionCommand() };
+    result
+}
+
 /// The transactions, of all databases and prepared ones included, that have not ended in the active
 /// snapshot.
 pub fn running_in_snapshot() -> Running {

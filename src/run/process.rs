@@ -9,7 +9,7 @@ use super::words::Failure;
 use crate::outbox;
 use crate::pg::claim::{self, Claim};
 use crate::pg::xact::{self, Undone};
-use crate::pg::{compat, process};
+use crate::pg::{compat, encoding, process};
 use crate::run;
 use crate::shared::{self, runs::Progress};
 use crate::sync::{self, Wanted};
@@ -57,7 +57,10 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
     let Some(begun) = xact::in_transaction(|| known(memory::begin(sync))) else { return };
     // One snapshot for all that a run reads.
     process::set_for_worker("default_transaction_isolation", "repeatable read");
-    let failed = xact::in_transaction(|| attempt(sync, begun, &progress));
+    let failed = xact::in_transaction_with(
+        || tried(sync, || run::lock(sync)).err().map(Some),
+        || tried(sync, || run::run(sync, begun, &progress)).err(),
+    );
     process::set_for_worker("default_transaction_isolation", "read committed");
     if let Some(failed) = failed {
         // Apart from what was tried, which is undone: it sees what has changed meanwhile.
@@ -83,28 +86,21 @@ struct Failed {
     then: Then,
 }
 
-/// Does the run, and writes down that it ended well; or undoes it.
-fn attempt(sync: i32, begun: Begun, progress: &Progress) -> Option<Failed> {
-    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)))?;
-    let query = stored.query.as_ref()?;
-    let done = xact::undone_if_failed(query.time_limit, || run::run(&stored, query, begun, progress));
-    let failure = match done {
-        Ok(done) => {
-            let run::compare::Counts { rows_read, added, changed, removed, .. } = done.counts;
-            pgrx::debug1!(
-                "lago_push run of sync \"{}\": {rows_read} read, {added} added, {changed} changed, {removed} removed",
-                stored.name
-            );
-            return None;
+/// Does a part of the run, or undoes it.
+fn tried(sync: i32, work: impl FnOnce() -> Result<(), String>) -> Result<(), Failed> {
+    let stored = outbox::tables().and_then(|tables| sync::stored(&tables, &Wanted::Numbered(sync)));
+    let limit = stored.as_ref().and_then(|stored| stored.query.as_ref()?.time_limit);
+    xact::undone_if_failed(limit, work).map_err(|undone| {
+        let failure = match undone {
+            Undone::Refused(why) => Failure::Refused(why),
+            Undone::Raised { sqlstate, message } => Failure::Raised { sqlstate, message },
+        };
+        let limit = limit.map(|limit| format!("{} s", limit.as_secs_f64()));
+        Failed {
+            name: stored.map(|stored| stored.name).unwrap_or_default(),
+            why: encoding::storable(&failure.sentence(limit.as_deref())),
+            then: if failure.is_passing() { Then::Again } else { Then::Rest },
         }
-        Err(Undone::Refused(why)) => Failure::Refused(why),
-        Err(Undone::Raised { sqlstate, message }) => Failure::Raised { sqlstate, message },
-    };
-    let limit = query.time_limit.map(|limit| format!("{} s", limit.as_secs_f64()));
-    Some(Failed {
-        name: stored.name.clone(),
-        why: crate::pg::encoding::storable(&failure.sentence(limit.as_deref())),
-        then: if failure.is_passing() { Then::Again } else { Then::Rest },
     })
 }
 

@@ -386,6 +386,26 @@ fn a_changed_row_whose_old_values_are_not_known_is_a_dead_letter() {
 }
 
 #[test]
+fn a_table_that_is_truncated_and_filled_again_is_never_seen_empty() {
+    let scene = Scene::new();
+    source(&scene, ALL);
+    scene.sql("create table part (like source); insert into part values (1, 'sub', 1)");
+    scene.sql("create view both_parts as select * from source union all select * from part");
+    scene.sql("select lago_push.alter_sync('calls', query => 'table both_parts')");
+    scene.sql("insert into source values (2, 'sub', 2)");
+    run(&scene);
+    let mut filler = scene.db();
+    filler
+        .batch_execute("begin; truncate part; insert into part values (1, 'sub', 1), (3, 'sub', 3)")
+        .expect("nobody is in the way");
+    scene.sql("select lago_push.run_now('calls')");
+    wait_for_the_gate(&scene);
+    filler.batch_execute("commit").expect("it is the filler's own");
+    ended(&scene, 2);
+    assert_eq!(last_run(&scene), "succeeded 3 1 0 0 2");
+}
+
+#[test]
 fn no_more_queries_run_at_once_than_may_and_each_has_its_turn() {
     let scene =
         Scene::on(Cluster::start(&Options::default().with("lago_push.max_runs", "1")), Store::Postgres);
