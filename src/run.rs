@@ -43,6 +43,10 @@ pub struct Done {
 
 /// Does a run whose beginning is written down, in the current subtransaction; or says what is wrong.
 pub fn run(stored: &Stored, query: &Query, begun: Begun, progress: &Progress) -> Result<Done, String> {
+    // Nobody's rights are those of everybody, and its number may be somebody else's one day.
+    if !caller::exists(query.run_as) {
+        return Err("the role with whose rights the query ran does not exist any more".into());
+    }
     let state = memory::state(stored.id).map_err(words_of)?;
     let from = match &query.cursor {
         None => None,

@@ -243,6 +243,12 @@ pub fn with_rights_of<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Whether there is a role of that number.
+pub fn exists(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up, which gives a null pointer for what is not there.
+    !unsafe { pg_sys::GetUserNameFromId(role, true) }.is_null()
+}
+
 /// Does `work` with the rights of a role that exists, and less: it may read and not write, and leave nothing behind that
 /// would run later. Names are looked up where `search_path` says, and what values may depend on is pinned.
 pub fn reading_as<R>(role: pg_sys::Oid, search_path: &str, work: impl FnOnce() -> R) -> R {
