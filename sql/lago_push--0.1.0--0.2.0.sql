@@ -125,7 +125,7 @@ create table lago_push.remembered (
     key text collate "C" not null,
     digest uuid not null,
     "row" json,
-    constraint one_memory_per_key PRIMARY KEY (sync_id, key)
+    constraint keys_are_remembered_once PRIMARY KEY (sync_id, key)
 ) with (fillfactor=90, autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.1);
 
 create table lago_push.instance (
@@ -737,7 +737,8 @@ begin
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is not a table', _check_source.source),
             detail = 'Rows are captured by a row trigger, which only tables and partitioned tables can have.',
-            hint = format('Name the table the rows are written to, or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source);
+            hint = 'Name the table the rows are written to' || case when wanted.relkind in ('v', 'm', 'f')
+                then format(', or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source) else '.' end;
     elsif wanted.relpersistence = 't' then
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is a temporary table', _check_source.source),
@@ -1228,6 +1229,60 @@ exception when lock_not_available then
 end
 $function$;
 
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+begin
+    perform lago_push._refuse_query(wanted, 'reconciled');
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+    end if;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+        end if;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
+end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+$function$;
+
 create or replace function lago_push._correct(letter bigint, payload text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1647,58 +1702,126 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
+create or replace function lago_push._flush(sync text, timeout interval)
+ RETURNS boolean
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
 AS $function$
 declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
+    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
+    only_sync integer;
+    up_to bigint;
+    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
+    pause double precision := 0.001;
 begin
-    perform lago_push._refuse_query(wanted, 'reconciled');
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
+    if current_setting('transaction_isolation') <> 'read committed' then
         raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
+            message = 'lago_push.flush() cannot see deliveries in this transaction',
+            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
+            hint = 'Call it in a transaction of its own, with isolation level read committed.';
     end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
+    if lago_push._has_captured() then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
+            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
+            hint = 'Commit first.';
+    end if;
+    if _flush.sync is not null then
+        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
+    end if;
+    select max(m.id) into up_to from lago_push.message m
+     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
+    loop
+        select m.id into from_id from lago_push.message m
+         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
+         order by m.id limit 1;
+        if not found then
+            return true;
+        elsif clock_timestamp() >= deadline then
+            return false;
         end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
+        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
+        pause := least(pause * 1.5, 0.1);
+    end loop;
 end
 $function$;
 
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
+create or replace function lago_push._preview(sync text, rows integer)
+ RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
+ LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
+declare
+    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
+    target lago_push.destination;
+    sent jsonb;
+begin
+    perform lago_push._check_rights(wanted);
+    if coalesce(rows, 0) not between 1 and 1000 then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'rows must be between 1 and 1000';
+    end if;
+    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
+    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
+        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
+                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
+        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
+              from jsonb_each_text(target.headers || wanted.headers) h);
+    return query
+        select r.operation, r.method, target.url || r.path,
+               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
+               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
+               r.warnings || array(select lago_push._unheard(wanted) where wanted.query is null)
+          from lago_push._rendered(wanted.id, _preview.rows) r;
+    if not found then
+        if wanted.query is not null then
+            raise notice 'the query of sync "%" gives no row to show', wanted.name;
+        else
+            raise notice 'table % has no row to show', wanted.source
+                using hint = 'Insert one in a transaction, look, and roll back.';
+        end if;
+    end if;
+end
+$function$;
+
+create or replace function lago_push._send_test(sync text, body jsonb)
+ RETURNS TABLE(status integer, reply jsonb, verdict text, message text, duration interval)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    wanted lago_push.sync := lago_push._sync_named(_send_test.sync);
+    first_path text;
+    first_payload text;
+    doubts text[];
+begin
+    perform lago_push._check_rights(wanted);
+    -- A body of the caller's needs a row only where the path does.
+    if body is null or wanted.path like '%{{%' then
+        select r.path, convert_from(r.payload, getdatabaseencoding()), r.warnings
+          into first_path, first_payload, doubts
+          from lago_push._rendered(wanted.id, 1) r limit 1;
+        if not found then
+            raise exception using errcode = 'no_data_found',
+                message = case when wanted.query is null then format('table %s has no row to send', wanted.source)
+                    else format('the query of sync "%s" gives no row to send', wanted.name) end,
+                hint = case when wanted.query is not null and coalesce(wanted.path, '') not like '%{{%'
+                    then 'Give a body: send_test(…, body => ''{…}'').'
+                    when wanted.path like '%{{%'
+                    then 'The sync''s path is filled from a row: insert one.'
+                    else 'Insert one, or give a body: send_test(…, body => ''{…}'').' end;
+        elsif body is null and first_payload is null then
+            raise exception using errcode = 'data_exception',
+                message = format('sync "%s" cannot send the first row of %s', wanted.name, coalesce(wanted.source::text, 'its query')),
+                detail = coalesce(doubts[1], ''),
+                hint = 'lago_push.preview() shows more rows; correct the row or the sync, or give a body.';
+        end if;
+    end if;
+    return query
+        select s.status, coalesce(lago_push._as_jsonb(s.reply), to_jsonb(nullif(s.reply, ''))), s.verdict, s.message,
+               s.seconds * interval '1 s'
+          from lago_push._send(wanted.id, first_path, convert_to(coalesce(body::text, first_payload), 'UTF8'), body is not null) s;
+end
 $function$;
 
 create or replace function lago_push._redrive(sync text, filter text)
@@ -1804,128 +1927,6 @@ begin
         perform lago_push._note_intervention(wanted, 'discard', captured, 0, discarded);
     end if;
     return discarded + of_none;
-end
-$function$;
-
-create or replace function lago_push._preview(sync text, rows integer)
- RETURNS TABLE(operation text, method text, url text, headers jsonb, body jsonb, warnings text[])
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_preview.sync);
-    target lago_push.destination;
-    sent jsonb;
-begin
-    perform lago_push._check_rights(wanted);
-    if coalesce(rows, 0) not between 1 and 1000 then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'rows must be between 1 and 1000';
-    end if;
-    select d.* into target from lago_push.destination d where d.id = wanted.destination_id;
-    sent := jsonb_build_object('accept', 'application/json', 'user-agent', lago_push._user_agent())
-        || case when target.api_key_file is not null or exists (select from lago_push.api_key k where k.destination_id = target.id)
-                then '{"authorization": "Bearer ***"}'::jsonb else '{}' end
-        || (select coalesce(jsonb_object_agg(h.key, case when h.key ~* 'auth|key|token|secret|cookie|password|signature' then '***' else h.value end), '{}')
-              from jsonb_each_text(target.headers || wanted.headers) h);
-    return query
-        select r.operation, r.method, target.url || r.path,
-               sent || case when r.payload = '' then '{}'::jsonb else '{"content-type": "application/json"}' end,
-               lago_push._as_jsonb(nullif(convert_from(r.payload, getdatabaseencoding()), '')),
-               r.warnings || array(select lago_push._unheard(wanted) where wanted.query is null)
-          from lago_push._rendered(wanted.id, _preview.rows) r;
-    if not found then
-        if wanted.query is not null then
-            raise notice 'the query of sync "%" gives no row to show', wanted.name;
-        else
-            raise notice 'table % has no row to show', wanted.source
-                using hint = 'Insert one in a transaction, look, and roll back.';
-        end if;
-    end if;
-end
-$function$;
-
-create or replace function lago_push._send_test(sync text, body jsonb)
- RETURNS TABLE(status integer, reply jsonb, verdict text, message text, duration interval)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_send_test.sync);
-    first_path text;
-    first_payload text;
-    doubts text[];
-begin
-    perform lago_push._check_rights(wanted);
-    -- A body of the caller's needs a row only where the path does.
-    if body is null or wanted.path like '%{{%' then
-        select r.path, convert_from(r.payload, getdatabaseencoding()), r.warnings
-          into first_path, first_payload, doubts
-          from lago_push._rendered(wanted.id, 1) r limit 1;
-        if not found then
-            raise exception using errcode = 'no_data_found',
-                message = case when wanted.query is null then format('table %s has no row to send', wanted.source)
-                    else format('the query of sync "%s" gives no row to send', wanted.name) end,
-                hint = case when wanted.query is not null and coalesce(wanted.path, '') not like '%{{%'
-                    then 'Give a body: send_test(…, body => ''{…}'').'
-                    when wanted.path like '%{{%'
-                    then 'The sync''s path is filled from a row: insert one.'
-                    else 'Insert one, or give a body: send_test(…, body => ''{…}'').' end;
-        elsif body is null and first_payload is null then
-            raise exception using errcode = 'data_exception',
-                message = format('sync "%s" cannot send the first row of %s', wanted.name, coalesce(wanted.source::text, 'its query')),
-                detail = coalesce(doubts[1], ''),
-                hint = 'lago_push.preview() shows more rows; correct the row or the sync, or give a body.';
-        end if;
-    end if;
-    return query
-        select s.status, coalesce(lago_push._as_jsonb(s.reply), to_jsonb(nullif(s.reply, ''))), s.verdict, s.message,
-               s.seconds * interval '1 s'
-          from lago_push._send(wanted.id, first_path, convert_to(coalesce(body::text, first_payload), 'UTF8'), body is not null) s;
-end
-$function$;
-
-create or replace function lago_push._flush(sync text, timeout interval)
- RETURNS boolean
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
-    only_sync integer;
-    up_to bigint;
-    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
-    pause double precision := 0.001;
-begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() cannot see deliveries in this transaction',
-            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
-            hint = 'Call it in a transaction of its own, with isolation level read committed.';
-    end if;
-    if lago_push._has_captured() then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
-            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
-            hint = 'Commit first.';
-    end if;
-    if _flush.sync is not null then
-        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
-    end if;
-    select max(m.id) into up_to from lago_push.message m
-     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
-    loop
-        select m.id into from_id from lago_push.message m
-         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
-         order by m.id limit 1;
-        if not found then
-            return true;
-        elsif clock_timestamp() >= deadline then
-            return false;
-        end if;
-        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
-        pause := least(pause * 1.5, 0.1);
-    end loop;
 end
 $function$;
 
@@ -2076,7 +2077,8 @@ begin
                 hint = 'Without a cursor all rows are read each time.';
         end if;
     else
-        select regexp_replace(c ->> 'type', '^pg_catalog\.', '') into cursor_type from jsonb_array_elements(wanted.query_columns) c where c ->> 'name' = wanted.cursor::text;
+        -- Without schema and modifier: timestamptz(3) is a time, too.
+        select format_type((c ->> 'type')::regtype, null) into cursor_type from jsonb_array_elements(wanted.query_columns) c where c ->> 'name' = wanted.cursor::text;
         if cursor_type is null then
             raise exception using errcode = 'undefined_column',
                 message = format('the cursor "%s" is no column of the query', wanted.cursor),
@@ -2727,6 +2729,10 @@ comment on function lago_push._set_fires(lago_push.sync,"char") is 'Internal: ha
 
 comment on function lago_push._unheard(lago_push.sync) is 'Internal: subscriptions that fill a source past the triggers of its sync.';
 
+comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
+
+comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
+
 comment on function lago_push._operator(oid,oid,integer) is 'Internal: an operator of a b-tree, with its schema.';
 
 comment on function lago_push._walking_key(regclass) is 'Internal: the columns by which a table can be walked.';
@@ -2774,10 +2780,6 @@ comment on column lago_push.backfills.rate is 'rows per second since it was call
 comment on column lago_push.backfills.eta is 'how long the rest of the table will take at that rate';
 
 comment on column lago_push.backfills.moved_at is 'when it last captured rows';
-
-comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
-
-comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
 
 comment on function lago_push._wake_for_run() is 'Internal: has the worker look which queries are due when the transaction commits.';
 
@@ -2955,6 +2957,10 @@ select lago_push._close('function', 'lago_push._set_fires(lago_push.sync,"char")
 
 select lago_push._close('function', 'lago_push._unheard(lago_push.sync)');
 
+select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
+
 select lago_push._close('function', 'lago_push._operator(oid,oid,integer)');
 
 select lago_push._close('function', 'lago_push._walking_key(regclass)');
@@ -2985,10 +2991,6 @@ select lago_push._close('function', 'lago_push._backfill_step(integer,integer,bi
 
 select lago_push._close('table', 'lago_push.backfills');
 grant select on table lago_push.backfills to pg_monitor;
-
-select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
-
-select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
 
 select lago_push._close('function', 'lago_push._wake_for_run()');
 

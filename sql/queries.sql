@@ -148,7 +148,8 @@ begin
                 hint = 'Without a cursor all rows are read each time.';
         end if;
     else
-        select regexp_replace(c ->> 'type', '^pg_catalog\.', '') into cursor_type from jsonb_array_elements(wanted.query_columns) c where c ->> 'name' = wanted.cursor::text;
+        -- Without schema and modifier: timestamptz(3) is a time, too.
+        select format_type((c ->> 'type')::regtype, null) into cursor_type from jsonb_array_elements(wanted.query_columns) c where c ->> 'name' = wanted.cursor::text;
         if cursor_type is null then
             raise exception using errcode = 'undefined_column',
                 message = format('the cursor "%s" is no column of the query', wanted.cursor),

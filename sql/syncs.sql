@@ -118,7 +118,8 @@ begin
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is not a table', _check_source.source),
             detail = 'Rows are captured by a row trigger, which only tables and partitioned tables can have.',
-            hint = format('Name the table the rows are written to, or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source);
+            hint = 'Name the table the rows are written to' || case when wanted.relkind in ('v', 'm', 'f')
+                then format(', or have a query run on a schedule: query => ''table %s'', key => ''{…}''.', _check_source.source) else '.' end;
     elsif wanted.relpersistence = 't' then
         raise exception using errcode = 'wrong_object_type',
             message = format('"%s" is a temporary table', _check_source.source),

@@ -388,7 +388,7 @@ create table lago_push.remembered (
     digest  uuid not null,
     -- The whole row, where an update or a delete is made of it.
     row     json,
-    constraint one_memory_per_key primary key (sync_id, key)
+    constraint keys_are_remembered_once primary key (sync_id, key)
 ) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1);
 comment on table lago_push.remembered is 'The rows each query gave when it ran last, by key. Private.';
 

@@ -26,6 +26,7 @@ mod ordering;
 mod paths;
 mod previews;
 mod privileges;
+mod queries;
 mod reading;
 mod reconcile;
 mod roles;

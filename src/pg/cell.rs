@@ -510,7 +510,7 @@ pub fn read<T: FromDatum>(datum: Option<pg_sys::Datum>) -> Option<T> {
 pub fn ordered(datum: pg_sys::Datum, type_name: &str) -> i64 {
     match type_name {
         "smallint" => i64::from(datum.value() as i16),
-        "integer" | "pg_catalog.date" => i64::from(datum.value() as i32),
+        "integer" | "date" | "pg_catalog.date" => i64::from(datum.value() as i32),
         _ => datum.value() as i64,
     }
 }

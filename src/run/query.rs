@@ -23,12 +23,14 @@ pub enum CursorKind {
 }
 
 impl CursorKind {
-    /// Of a type by its name.
+    /// Of a type by its name, with or without the server's schema and a modifier.
     pub fn of(type_name: &str) -> Option<CursorKind> {
-        Some(match type_name {
+        let name = type_name.strip_prefix("pg_catalog.").unwrap_or(type_name);
+        let modifier = name.split_once('(').and_then(|(name, rest)| Some((name, rest.split_once(')')?.1)));
+        let name = modifier.map_or_else(|| name.into(), |(name, rest)| format!("{name}{rest}"));
+        Some(match name.as_str() {
             "smallint" | "integer" | "bigint" => CursorKind::Number,
-            // The server qualifies names that are no keywords of SQL.
-            "pg_catalog.date" => CursorKind::Time("date"),
+            "date" => CursorKind::Time("date"),
             "timestamp without time zone" => CursorKind::Time("timestamp"),
             "timestamp with time zone" => CursorKind::Time("timestamptz"),
             _ => return None,
@@ -168,6 +170,7 @@ mod tests {
     fn the_types_a_cursor_may_have() {
         assert_eq!(CursorKind::of("bigint"), Some(CursorKind::Number));
         assert_eq!(CursorKind::of("timestamp with time zone"), Some(CursorKind::Time("timestamptz")));
+        assert_eq!(CursorKind::of("timestamp(3) with time zone"), Some(CursorKind::Time("timestamptz")));
         assert_eq!(CursorKind::of("pg_catalog.date"), Some(CursorKind::Time("date")));
         assert_eq!(CursorKind::of("pg_catalog.text"), None);
     }

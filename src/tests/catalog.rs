@@ -27,7 +27,7 @@ mod tests {
             "function lago_push._activate(text)",
             "function lago_push._after_key(text[],text[],text[])",
             "function lago_push._alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
+            "function lago_push._alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)",
             "function lago_push._as_caller(text)",
             "function lago_push._as_jsonb(text)",
             "function lago_push._backlog(bigint,bigint)",
@@ -53,18 +53,24 @@ mod tests {
             "function lago_push._check_destination(text,jsonb,numeric,integer,interval,text,text,text,text,boolean,interval,interval)",
             "function lago_push._check_filter(bytea)",
             "function lago_push._check_headers(jsonb)",
+            "function lago_push._check_kind(lago_push.sync)",
             "function lago_push._check_mapper(text,regclass)",
             "function lago_push._check_proxy(text)",
+            "function lago_push._check_query(lago_push.sync)",
+            "function lago_push._check_query_recipe(bytea,bytea,oid[],bytea,bytea,text,bytea,text,text[],bytea,bytea)",
             "function lago_push._check_recipe(bytea,oid,bytea,text,bytea,text,text[],bytea,boolean,bytea)",
+            "function lago_push._check_rights(lago_push.sync)",
             "function lago_push._check_role(regrole)",
             "function lago_push._check_schedule(text)",
             "function lago_push._check_source(regclass)",
             "function lago_push._check_sync(lago_push.sync)",
             "function lago_push._check_url(text,boolean)",
+            "function lago_push._columns_of(lago_push.sync)",
             "function lago_push._correct(bigint,text)",
             "function lago_push._count_written(integer,bigint)",
             "function lago_push._create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
+            "function lago_push._create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)",
+            "function lago_push._default_overlap(lago_push.sync)",
             "function lago_push._destination_id(text)",
             "function lago_push._destination_of(text,text)",
             "function lago_push._detach(lago_push.sync)",
@@ -100,15 +106,20 @@ mod tests {
             "function lago_push._pause(text)",
             "function lago_push._preview(text,integer)",
             "function lago_push._privileges(text)",
+            "function lago_push._query_columns(bytea,bytea,oid)",
             "function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)",
             "function lago_push._reconciled(integer,bigint,bigint,bytea,boolean,boolean)",
             "function lago_push._redrive(text,text)",
+            "function lago_push._refuse_query(lago_push.sync,text)",
             "function lago_push._release(text)",
             "function lago_push._render_letter(integer,text,bytea,bytea,bigint,bigint)",
             "function lago_push._rendered(integer,integer)",
             "function lago_push._resume(text)",
             "function lago_push._revoke_access(regrole)",
+            "function lago_push._run_now(text,text)",
+            "function lago_push._runs_under_way()",
             "function lago_push._schedule(text)",
+            "function lago_push._search_path()",
             "function lago_push._send(integer,text,bytea,boolean)",
             "function lago_push._send_test(text,jsonb)",
             "function lago_push._set_api_key(text,text)",
@@ -134,11 +145,11 @@ mod tests {
             "function lago_push._workers()",
             "function lago_push.activate(text)",
             "function lago_push.alter_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
+            "function lago_push.alter_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)",
             "function lago_push.capture()",
             "function lago_push.correct(bigint,text)",
             "function lago_push.create_destination(text,text,text,text,jsonb,numeric,integer,interval,text,text,boolean,interval,interval)",
-            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text)",
+            "function lago_push.create_sync(text,regclass,text,regprocedure,text,text,text[],name[],text,name[],text,text,text,jsonb,text,integer,text,interval,text,text,bigint,text,text,name[],name,text,double precision,text,interval)",
             "function lago_push.discard(text,text)",
             "function lago_push.drop_destination(text)",
             "function lago_push.drop_sync(text,boolean)",
@@ -152,6 +163,7 @@ mod tests {
             "function lago_push.release(text)",
             "function lago_push.resume(text)",
             "function lago_push.revoke_access(regrole)",
+            "function lago_push.run_now(text,text)",
             "function lago_push.send_test(text,jsonb)",
             "function lago_push.set_api_key(text,text)",
             "function lago_push.suggest_template(regclass,text)",
@@ -159,6 +171,7 @@ mod tests {
             "sequence lago_push.backfill_id_seq",
             "sequence lago_push.destination_id_seq",
             "sequence lago_push.message_id",
+            "sequence lago_push.run_id_seq",
             "sequence lago_push.sync_id_seq",
             "table lago_push.account",
             "table lago_push.api_key",
@@ -169,9 +182,13 @@ mod tests {
             "table lago_push.destination_hold",
             "table lago_push.instance",
             "table lago_push.intervention",
+            "table lago_push.memory",
             "table lago_push.message",
+            "table lago_push.remembered",
             "table lago_push.reply",
             "table lago_push.retry",
+            "table lago_push.run",
+            "table lago_push.run_request",
             "table lago_push.sync",
             "view lago_push.backfills",
             "view lago_push.dead_letters",
@@ -180,6 +197,7 @@ mod tests {
             "view lago_push.ledger",
             "view lago_push.outbox",
             "view lago_push.replies",
+            "view lago_push.runs",
             "view lago_push.status",
             "view lago_push.workers",
         ];
@@ -220,13 +238,15 @@ mod tests {
         );
         assert_eq!(
             parameters("create_sync"),
-            "name text, source regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, \
+            "name text, source regclass DEFAULT NULL::regclass, template text DEFAULT NULL::text, mapper regprocedure DEFAULT NULL::regprocedure, \
              destination text DEFAULT NULL::text, endpoint text DEFAULT 'event'::text, operations text[] DEFAULT '{insert}'::text[], \
              columns name[] DEFAULT NULL::name[], filter text DEFAULT NULL::text, exclude name[] DEFAULT NULL::name[], \
              method text DEFAULT NULL::text, path text DEFAULT NULL::text, root text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb, \
              order_by text DEFAULT NULL::text, batch_size integer DEFAULT 100, schedule text DEFAULT NULL::text, keep_replies interval DEFAULT NULL::interval, \
              on_error text DEFAULT 'dead_letter'::text, unchanged text DEFAULT 'send'::text, \
-             max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text"
+             max_pending bigint DEFAULT NULL::bigint, when_full text DEFAULT 'warn'::text, \
+             query text DEFAULT NULL::text, key name[] DEFAULT NULL::name[], cursor name DEFAULT NULL::name, overlap text DEFAULT NULL::text, \
+             max_removed double precision DEFAULT 0.5, first_run text DEFAULT 'send'::text, time_limit interval DEFAULT NULL::interval"
         );
         for (function, expected) in [
             ("set_api_key", "destination text, api_key text"),
@@ -237,6 +257,7 @@ mod tests {
             ("pause", "sync text"),
             ("resume", "sync text"),
             ("drop_sync", "sync text, discard boolean DEFAULT false"),
+            ("run_now", "sync text, removals text DEFAULT 'limit'::text"),
             ("preview", "sync text, rows integer DEFAULT 5"),
             ("send_test", "sync text, body jsonb DEFAULT NULL::jsonb"),
             ("suggest_template", "source regclass, endpoint text DEFAULT 'event'::text"),
@@ -301,7 +322,7 @@ mod tests {
         for (view, columns) in [
             (
                 "status",
-                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in capturing at_cap",
+                "sync state source destination pending oldest_pending retrying delivered dead last_delivered_at last_error last_error_at estimated bytes_waiting bytes_per_second drains_in capturing at_cap last_run_at",
             ),
             (
                 "destinations",
@@ -321,6 +342,10 @@ mod tests {
                 "sync captured delivered duplicate dead redriven discarded pending balanced estimated",
             ),
             ("metrics", "name labels value"),
+            (
+                "runs",
+                "sync state started_at finished_at rows_read added changed removed unchanged error remark pid",
+            ),
         ] {
             let found = texts(&format!(
                 "select a.attname::text from pg_attribute a
@@ -357,6 +382,9 @@ mod tests {
             ("status", "drains_in", "interval"),
             ("status", "capturing", "boolean"),
             ("status", "at_cap", "boolean"),
+            ("status", "last_run_at", "timestamp with time zone"),
+            ("runs", "started_at", "timestamp with time zone"),
+            ("runs", "removed", "bigint"),
             ("metrics", "labels", "jsonb"),
             ("metrics", "value", "double precision"),
             ("replies", "payload", "jsonb"),
@@ -441,12 +469,14 @@ mod tests {
                 "pg_monitor EXECUTE _endpoints",
                 "pg_monitor EXECUTE _in_flight",
                 "pg_monitor EXECUTE _letters",
+                "pg_monitor EXECUTE _runs_under_way",
                 "pg_monitor EXECUTE _workers",
                 "pg_monitor SELECT backfills",
                 "pg_monitor SELECT destinations",
                 "pg_monitor SELECT endpoints",
                 "pg_monitor SELECT ledger",
                 "pg_monitor SELECT metrics",
+                "pg_monitor SELECT runs",
                 "pg_monitor SELECT status",
                 "pg_monitor SELECT workers",
                 "pg_monitor USAGE schema lago_push"

@@ -620,12 +620,12 @@ mod tests {
                     "42809",
                     "\"public.a_view\" is not a table",
                     "Rows are captured by a row trigger, which only tables and partitioned tables can have.",
-                    "Name the table the rows are written to.",
+                    "Name the table the rows are written to, or have a query run on a schedule: query => 'table public.a_view', key => '{…}'.",
                 ],
             ),
             wrong(
                 format!("select lago_push.create_sync('wrong', null, $t${template}$t$)"),
-                ["22004", "sync \"wrong\" needs a source", "", "Give the table: source => 'public.my_table'."],
+                ["22004", "sync \"wrong\" needs a source", "", "Give the table: source => 'public.my_table'; or, for what is none, a query: query => 'select …', key => '{id}'."],
             ),
             wrong(
                 format!("set local role stranger; {}", with_template(&template, "")),

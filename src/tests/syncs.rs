@@ -30,7 +30,12 @@ mod tests {
         stage::set();
         refuses(
             &create(&format!("'calls', null, '{TEMPLATE}'")),
-            ["22004", "sync \"calls\" needs a source", "", "Give the table: source => 'public.my_table'."],
+            [
+                "22004",
+                "sync \"calls\" needs a source",
+                "",
+                "Give the table: source => 'public.my_table'; or, for what is none, a query: query => 'select …', key => '{id}'.",
+            ],
         );
         refuses(
             &create("'calls', 'public.calls', null"),
@@ -320,14 +325,27 @@ mod tests {
              create materialized view public.a_matview as select * from public.calls;
              create sequence public.a_sequence;
              create type public.a_type as (id integer)");
-        for source in ["a_view", "a_matview", "a_sequence", "a_type", "calls_pkey"] {
+        for (source, may_be_queried) in [
+            ("a_view", true),
+            ("a_matview", true),
+            ("a_sequence", false),
+            ("a_type", false),
+            ("calls_pkey", false),
+        ] {
+            let or_query = if may_be_queried {
+                format!(
+                    ", or have a query run on a schedule: query => 'table public.{source}', key => '{{…}}'."
+                )
+            } else {
+                ".".into()
+            };
             refuses(
                 &create(&format!("'calls', 'public.{source}', '{TEMPLATE}'")),
                 [
                     "42809",
                     &format!("\"public.{source}\" is not a table"),
                     "Rows are captured by a row trigger, which only tables and partitioned tables can have.",
-                    "Name the table the rows are written to.",
+                    &format!("Name the table the rows are written to{or_query}"),
                 ],
             );
         }
