@@ -889,7 +889,7 @@ declare
 begin
     wanted.name := _create_sync.name;
     wanted.source := _create_sync.source;
-    wanted.query := nullif(_create_sync.query, '');
+    wanted.query := lago_push._query(_create_sync.query);
     wanted.key := nullif(_create_sync.key, '{}');
     wanted.cursor := nullif(_create_sync.cursor, '');
     wanted.overlap := nullif(_create_sync.overlap, '');
@@ -964,7 +964,7 @@ begin
             hint = 'Give one of them.';
     end if;
     wanted.source := coalesce(_alter_sync.source, wanted.source);
-    wanted.query := coalesce(nullif(_alter_sync.query, ''), wanted.query);
+    wanted.query := coalesce(lago_push._query(_alter_sync.query), wanted.query);
     if (wanted.query is null) <> (old.query is null) or (wanted.source is null) <> (old.source is null) then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" has a %s, which cannot become a %s', wanted.name,
@@ -1226,97 +1226,6 @@ exception when lock_not_available then
         message = format('could not detach the trigger of sync "%s" within 5 seconds', _drop_sync.sync),
         detail = 'Another session holds a lock on the source; waiting longer would make other writers wait behind this one.',
         hint = 'Try again when long transactions on the table have ended; lago_push.pause() needs no such lock.';
-end
-$function$;
-
-create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
- RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET row_security TO 'off'
-AS $function$
-declare
-    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
-    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
-    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
-begin
-    perform lago_push._refuse_query(wanted, 'reconciled');
-    perform lago_push._check_source(wanted.source);
-    if wanted.state = 'draft' then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('sync "%s" is a draft', wanted.name),
-            detail = 'It has captured nothing yet that Lago could have.',
-            hint = format('Start it with lago_push.activate(%L).', wanted.name);
-    elsif period_begin >= period_end then
-        raise exception using errcode = 'invalid_parameter_value',
-            message = 'since must be before until',
-            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
-    end if;
-    if exists (select from lago_push._triggers(wanted.name) t
-                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
-                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
-        if _reconcile.resend then
-            raise exception using errcode = 'object_not_in_prerequisite_state',
-                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
-                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
-                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
-        end if;
-        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
-            using hint = 'Make the condition the sync''s filter.';
-    end if;
-    return query
-        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
-          from lago_push._reconciled(
-              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
-              convert_to(_reconcile.subscription, getdatabaseencoding()),
-              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
-              coalesce(_reconcile.resend, false)) r;
-end
-$function$;
-
-create or replace function lago_push._unix_micros(moment timestamp with time zone)
- RETURNS bigint
- LANGUAGE sql
- IMMUTABLE STRICT
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
-$function$;
-
-create or replace function lago_push._correct(letter bigint, payload text)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
-    wanted lago_push.sync;
-    checked record;
-begin
-    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
-    if wanted.id is null then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = format('dead letter %s belongs to no sync', dead.id),
-            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
-            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
-    end if;
-    wanted := lago_push._operated_sync(wanted.name);
-    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
-    dead := lago_push._letter(_correct.letter);
-    if _correct.payload is null then
-        raise exception using errcode = 'null_value_not_allowed',
-            message = format('dead letter %s needs a payload', dead.id),
-            hint = 'Give it as text; lago_push.discard() gives letters up.';
-    end if;
-    select c.* into checked
-      from lago_push._check_correction(
-          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
-          convert_to(_correct.payload, getdatabaseencoding())) c;
-    update lago_push.dead_letter l
-       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
-           path = checked.path,
-           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
-     where l.id = dead.id;
 end
 $function$;
 
@@ -1702,48 +1611,58 @@ create or replace view lago_push.backfills as
                     ELSE clock_timestamp()
                 END - b.resumed_at)))::double precision AS "extract") t(seconds));
 
-create or replace function lago_push._flush(sync text, timeout interval)
- RETURNS boolean
+create or replace function lago_push._reconcile(sync text, since timestamp with time zone, until timestamp with time zone, subscription text, resend boolean)
+ RETURNS TABLE(external_subscription_id text, transaction_id text, finding text, detail text, event_time timestamp with time zone, resent boolean)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET row_security TO 'off'
 AS $function$
 declare
-    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
-    only_sync integer;
-    up_to bigint;
-    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
-    pause double precision := 0.001;
+    wanted lago_push.sync := lago_push._sync_named(_reconcile.sync);
+    period_end timestamptz := coalesce(_reconcile.until, clock_timestamp());
+    period_begin timestamptz := coalesce(_reconcile.since, period_end - interval '1 day');
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    perform lago_push._refuse_query(wanted, 'reconciled');
+    perform lago_push._check_source(wanted.source);
+    if wanted.state = 'draft' then
         raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() cannot see deliveries in this transaction',
-            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
-            hint = 'Call it in a transaction of its own, with isolation level read committed.';
+            message = format('sync "%s" is a draft', wanted.name),
+            detail = 'It has captured nothing yet that Lago could have.',
+            hint = format('Start it with lago_push.activate(%L).', wanted.name);
+    elsif period_begin >= period_end then
+        raise exception using errcode = 'invalid_parameter_value',
+            message = 'since must be before until',
+            hint = 'Give the period of the events: since => now() - interval ''1 day'', until => now().';
     end if;
-    if lago_push._has_captured() then
-        raise exception using errcode = 'object_not_in_prerequisite_state',
-            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
-            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
-            hint = 'Commit first.';
-    end if;
-    if _flush.sync is not null then
-        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
-    end if;
-    select max(m.id) into up_to from lago_push.message m
-     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
-    loop
-        select m.id into from_id from lago_push.message m
-         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
-         order by m.id limit 1;
-        if not found then
-            return true;
-        elsif clock_timestamp() >= deadline then
-            return false;
+    if exists (select from lago_push._triggers(wanted.name) t
+                 join pg_trigger p on p.tgrelid = t.relation and p.tgname = t.trigger
+                where p.tgqual is not null and t.trigger <> lago_push._trigger_name(wanted)) then
+        if _reconcile.resend then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = format('what sync "%s" has missed cannot be told from what it was meant to miss', wanted.name),
+                detail = 'A trigger written by hand captures for it, with a condition that lago_push does not know.',
+                hint = 'Make the condition the sync''s filter, or write the rows again that are missing.';
         end if;
-        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
-        pause := least(pause * 1.5, 0.1);
-    end loop;
+        raise notice 'rows that the condition of a hand-written trigger passes over are shown as missing'
+            using hint = 'Make the condition the sync''s filter.';
+    end if;
+    return query
+        select r.external_subscription_id, r.transaction_id, r.finding, r.detail, r.event_time, r.resent
+          from lago_push._reconciled(
+              wanted.id, lago_push._unix_micros(period_begin), lago_push._unix_micros(period_end),
+              convert_to(_reconcile.subscription, getdatabaseencoding()),
+              coalesce(period_begin >= clock_timestamp() - wanted.keep_replies, false),
+              coalesce(_reconcile.resend, false)) r;
 end
+$function$;
+
+create or replace function lago_push._unix_micros(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE STRICT
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select (extract(epoch from least(greatest(moment, '0001-01-01 00:00:00+00'::timestamptz), '9999-12-31 00:00:00+00'::timestamptz)) * 1000000)::bigint;
 $function$;
 
 create or replace function lago_push._preview(sync text, rows integer)
@@ -1821,6 +1740,87 @@ begin
         select s.status, coalesce(lago_push._as_jsonb(s.reply), to_jsonb(nullif(s.reply, ''))), s.verdict, s.message,
                s.seconds * interval '1 s'
           from lago_push._send(wanted.id, first_path, convert_to(coalesce(body::text, first_payload), 'UTF8'), body is not null) s;
+end
+$function$;
+
+create or replace function lago_push._correct(letter bigint, payload text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    dead lago_push.dead_letter := lago_push._letter(_correct.letter);
+    wanted lago_push.sync;
+    checked record;
+begin
+    select s.* into wanted from lago_push.sync s where s.id = dead.sync_id;
+    if wanted.id is null then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = format('dead letter %s belongs to no sync', dead.id),
+            detail = format('It stands under the name "%s", and no sync would deliver it.', dead.sync_name),
+            hint = format('Write its row again when the table''s trigger names a sync, and give it up with lago_push.discard(%L).', dead.sync_name);
+    end if;
+    wanted := lago_push._operated_sync(wanted.name);
+    -- Once more: it may have been redriven or discarded while the sync's lock was waited for.
+    dead := lago_push._letter(_correct.letter);
+    if _correct.payload is null then
+        raise exception using errcode = 'null_value_not_allowed',
+            message = format('dead letter %s needs a payload', dead.id),
+            hint = 'Give it as text; lago_push.discard() gives letters up.';
+    end if;
+    select c.* into checked
+      from lago_push._check_correction(
+          dead.id, wanted.id, dead.path, wanted.template is not null or wanted.mapper is not null,
+          convert_to(_correct.payload, getdatabaseencoding())) c;
+    update lago_push.dead_letter l
+       set payload = coalesce(convert_from(checked.payload, getdatabaseencoding()), _correct.payload),
+           path = checked.path,
+           reason = regexp_replace(l.reason, '^(.*); corrected by .*$', '\1') || format('; corrected by %s', lago_push._caller())
+     where l.id = dead.id;
+end
+$function$;
+
+create or replace function lago_push._flush(sync text, timeout interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    deadline timestamptz := clock_timestamp() + coalesce(_flush.timeout, '30 s');
+    only_sync integer;
+    up_to bigint;
+    from_id bigint := coalesce((select o.id from lago_push.outbox_start o), 0);
+    pause double precision := 0.001;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'lago_push.flush() cannot see deliveries in this transaction',
+            detail = format('Its isolation level is %s: it sees the outbox as it was when it began.', current_setting('transaction_isolation')),
+            hint = 'Call it in a transaction of its own, with isolation level read committed.';
+    end if;
+    if lago_push._has_captured() then
+        raise exception using errcode = 'object_not_in_prerequisite_state',
+            message = 'lago_push.flush() is called in a transaction that has billable rows of its own',
+            detail = 'They are delivered after commit, so waiting for them here would wait for ever.',
+            hint = 'Commit first.';
+    end if;
+    if _flush.sync is not null then
+        select s.id into only_sync from lago_push._sync_named(_flush.sync) s;
+    end if;
+    select max(m.id) into up_to from lago_push.message m
+     where m.id >= from_id and (only_sync is null or m.sync_id = only_sync);
+    loop
+        select m.id into from_id from lago_push.message m
+         where m.id >= from_id and m.id <= up_to and (only_sync is null or m.sync_id = only_sync)
+         order by m.id limit 1;
+        if not found then
+            return true;
+        elsif clock_timestamp() >= deadline then
+            return false;
+        end if;
+        perform pg_sleep(least(pause, extract(epoch from deadline - clock_timestamp())));
+        pause := least(pause * 1.5, 0.1);
+    end loop;
 end
 $function$;
 
@@ -1983,6 +1983,15 @@ create or replace function lago_push._columns_of(sync lago_push.sync)
 AS $function$
     select convert_from(lago_push._query_columns(
         convert_to((sync).query, 'UTF8'), convert_to((sync).search_path, 'UTF8'), (sync).run_as::oid), 'UTF8')::jsonb;
+$function$;
+
+create or replace function lago_push._query(query text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select nullif(regexp_replace(query, '\s*;?\s*$', ''), '');
 $function$;
 
 create or replace function lago_push._check_kind(wanted lago_push.sync)
@@ -2729,10 +2738,6 @@ comment on function lago_push._set_fires(lago_push.sync,"char") is 'Internal: ha
 
 comment on function lago_push._unheard(lago_push.sync) is 'Internal: subscriptions that fill a source past the triggers of its sync.';
 
-comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
-
-comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
-
 comment on function lago_push._operator(oid,oid,integer) is 'Internal: an operator of a b-tree, with its schema.';
 
 comment on function lago_push._walking_key(regclass) is 'Internal: the columns by which a table can be walked.';
@@ -2781,6 +2786,10 @@ comment on column lago_push.backfills.eta is 'how long the rest of the table wil
 
 comment on column lago_push.backfills.moved_at is 'when it last captured rows';
 
+comment on function lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean) is 'Internal: does lago_push.reconcile().';
+
+comment on function lago_push._unix_micros(timestamp with time zone) is 'Internal: a moment in microseconds since 1970.';
+
 comment on function lago_push._wake_for_run() is 'Internal: has the worker look which queries are due when the transaction commits.';
 
 comment on function lago_push._refuse_query(lago_push.sync,text) is 'Internal: refuses a sync that has a query.';
@@ -2788,6 +2797,8 @@ comment on function lago_push._refuse_query(lago_push.sync,text) is 'Internal: r
 comment on function lago_push._check_rights(lago_push.sync) is 'Internal: refuses a sync the caller may not make or change.';
 
 comment on function lago_push._columns_of(lago_push.sync) is 'Internal: the columns of a sync''s query as they are now.';
+
+comment on function lago_push._query(text) is 'Internal: a query in the form it is stored in.';
 
 comment on function lago_push._check_kind(lago_push.sync) is 'Internal: refuses what only a query can have, or only a table.';
 
@@ -2957,10 +2968,6 @@ select lago_push._close('function', 'lago_push._set_fires(lago_push.sync,"char")
 
 select lago_push._close('function', 'lago_push._unheard(lago_push.sync)');
 
-select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
-
-select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
-
 select lago_push._close('function', 'lago_push._operator(oid,oid,integer)');
 
 select lago_push._close('function', 'lago_push._walking_key(regclass)');
@@ -2992,6 +2999,10 @@ select lago_push._close('function', 'lago_push._backfill_step(integer,integer,bi
 select lago_push._close('table', 'lago_push.backfills');
 grant select on table lago_push.backfills to pg_monitor;
 
+select lago_push._close('function', 'lago_push._reconcile(text,timestamp with time zone,timestamp with time zone,text,boolean)');
+
+select lago_push._close('function', 'lago_push._unix_micros(timestamp with time zone)');
+
 select lago_push._close('function', 'lago_push._wake_for_run()');
 
 select lago_push._close('function', 'lago_push._refuse_query(lago_push.sync,text)');
@@ -2999,6 +3010,8 @@ select lago_push._close('function', 'lago_push._refuse_query(lago_push.sync,text
 select lago_push._close('function', 'lago_push._check_rights(lago_push.sync)');
 
 select lago_push._close('function', 'lago_push._columns_of(lago_push.sync)');
+
+select lago_push._close('function', 'lago_push._query(text)');
 
 select lago_push._close('function', 'lago_push._check_kind(lago_push.sync)');
 

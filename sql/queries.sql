@@ -54,6 +54,16 @@ as $$
 $$;
 comment on function lago_push._columns_of(lago_push.sync) is 'Internal: the columns of a sync''s query as they are now.';
 
+-- Purpose:    a query in the form it is stored in: without the semicolon that people end statements with.
+create function lago_push._query(query text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select nullif(regexp_replace(query, '\s*;?\s*$', ''), '');
+$$;
+comment on function lago_push._query(text) is 'Internal: a query in the form it is stored in.';
+
 -- Purpose:    refuse what only a query can have, or only a table.
 create function lago_push._check_kind(wanted lago_push.sync)
 returns void

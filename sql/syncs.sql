@@ -452,7 +452,7 @@ declare
 begin
     wanted.name := _create_sync.name;
     wanted.source := _create_sync.source;
-    wanted.query := nullif(_create_sync.query, '');
+    wanted.query := lago_push._query(_create_sync.query);
     wanted.key := nullif(_create_sync.key, '{}');
     wanted.cursor := nullif(_create_sync.cursor, '');
     wanted.overlap := nullif(_create_sync.overlap, '');
@@ -537,7 +537,7 @@ begin
             hint = 'Give one of them.';
     end if;
     wanted.source := coalesce(_alter_sync.source, wanted.source);
-    wanted.query := coalesce(nullif(_alter_sync.query, ''), wanted.query);
+    wanted.query := coalesce(lago_push._query(_alter_sync.query), wanted.query);
     if (wanted.query is null) <> (old.query is null) or (wanted.source is null) <> (old.source is null) then
         raise exception using errcode = 'object_not_in_prerequisite_state',
             message = format('sync "%s" has a %s, which cannot become a %s', wanted.name,

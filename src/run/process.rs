@@ -62,7 +62,8 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
         || tried(sync, || run::run(sync, begun, &progress)).err(),
     );
     process::set_for_worker("default_transaction_isolation", "read committed");
-    if let Some(failed) = failed {
+    // Of a sync that was dropped meanwhile nothing is left to write it down for.
+    if let Some(failed) = failed.filter(|failed| !failed.name.is_empty()) {
         // Apart from what was tried, which is undone: it sees what has changed meanwhile.
         xact::in_transaction(|| fail(&failed, sync, begun, &progress));
     }
