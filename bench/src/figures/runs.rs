@@ -133,6 +133,9 @@ fn compare(db: &mut Session, source: &Source, state: State, stage: Stage) -> Out
     Ok(())
 }
 
+/// What a turn took of something.
+type Value = fn(&Turn) -> f64;
+
 fn findings(state: State, rounds: &[Round]) -> Findings {
     let figure = |stage: Stage| Figure {
         what: state.figure(stage),
@@ -145,7 +148,7 @@ fn findings(state: State, rounds: &[Round]) -> Findings {
         figures: [Stage::Changed, Stage::Same, Stage::First].map(figure).into(),
         ..Findings::default()
     };
-    let values: [(&str, fn(&Turn) -> f64, &'static str); 4] = [
+    let values: [(&str, Value, &'static str); 4] = [
         ("", |turn| turn.seconds * 1e3, "ms"),
         (", processor time", |turn| turn.used.processor_seconds * 1e3, "ms"),
         (", its own memory at most", |turn| turn.used.own_megabytes, "MB"),
