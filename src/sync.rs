@@ -194,7 +194,7 @@ impl Query {
     fn read(column: &dyn Fn(i16) -> Option<pg_sys::Datum>) -> Option<Query> {
         let text = |number| column(number).map(cell::text_as_utf8);
         Some(Query {
-            text: text(25)?,
+            text: text(QUERY)?,
             key: column(26).map(cell::names)?,
             cursor: column(27).map(cell::name),
             overlap: text(28),
@@ -232,6 +232,15 @@ pub enum Wanted<'a> {
     Named(&'a str),
     Numbered(i32),
 }
+
+/// Whether any sync has a query.
+pub fn any_query() -> bool {
+    let tables = crate::outbox::tables();
+    tables.and_then(|tables| heap::scan(tables.sync, |column| column(QUERY).map(|_| ()))).is_some()
+}
+
+/// The column of `lago_push.sync` that holds the query, by number.
+const QUERY: i16 = 25;
 
 /// Reads a definition without a query. Columns in the order of sql/tables.sql.
 pub fn stored(tables: &Tables, wanted: &Wanted<'_>) -> Option<Stored> {

@@ -11,6 +11,7 @@ use crate::pg::pages::{Page, Pages};
 use crate::pg::trigger::{Rows, Tuple};
 use crate::pg::{array, cell, heap};
 use crate::schedule::{Schedule, UnixMicros};
+use crate::sync;
 use pgrx::prelude::*;
 
 pub type Result<T> = std::result::Result<T, pgrx::spi::Error>;
@@ -39,7 +40,8 @@ pub struct Planned {
 /// The queries of all syncs that were activated, by sync. Those whose destination is held because this is a copy of
 /// another server's database rest.
 pub fn planned() -> Result<Vec<(i32, Planned)>> {
-    if !is_there() {
+    // Without a statement: a worker that is woken has better things to do than to plan one that finds nothing.
+    if !is_there() || !sync::any_query() {
         return Ok(Vec::new());
     }
     Spi::connect(|client| {
