@@ -87,11 +87,17 @@ pub fn run(sync: i32, begun: Begun, progress: &Progress) -> Result<(), String> {
                 && (counting.is_empty() || counting.iter().any(|counting| counting == name))
         };
         let compared = Compared::new(&columns, counts);
+        // Where it stands now: columns may have changed places.
+        let cursor = from.and_then(|from| {
+            let place = columns.iter().position(|(column, _)| column.name == from.column)?;
+            let type_name = columns.get(place)?.1.clone();
+            Some(Cursor { kind: from.kind, place, type_name })
+        });
         let number = state.runs + 1;
         let capture = Capture::new(stored, columns.into_iter().map(|(column, _)| column).collect(), number)?;
         let mut run = Run {
             query,
-            cursor: from.map(|from| from.kind),
+            cursor,
             first: if state.runs == 0 && query.first_run == FirstRun::Remember {
                 First::Remembered
             } else {
@@ -184,9 +190,17 @@ enum Sameness {
 const OTHER_COLUMNS: &str =
     "other columns are compared than before: rows that were there are taken for unchanged";
 
+/// The column a run reads by.
+struct Cursor {
+    kind: CursorKind,
+    /// Among the query's columns.
+    place: usize,
+    type_name: String,
+}
+
 struct Run<'a> {
     query: &'a Query,
-    cursor: Option<CursorKind>,
+    cursor: Option<Cursor>,
     first: First,
     sameness: Sameness,
     whole_rows: bool,
@@ -331,17 +345,17 @@ impl Run<'_> {
     }
 
     fn note_high_water(&mut self, row: Tuple, own: usize) -> Result<(), String> {
-        let (Some(kind), Some(column)) = (self.cursor, &self.query.cursor) else { return Ok(()) };
-        let place = self.query.columns.iter().position(|known| known.name == *column).unwrap_or_default();
-        let (Some(value), Some(text)) = (row.get(nth(place)), cell::read::<Vec<u8>>(row.get(nth(own + 1))))
+        let (Some(cursor), Some(column)) = (&self.cursor, &self.query.cursor) else { return Ok(()) };
+        let (Some(value), Some(text)) =
+            (row.get(nth(cursor.place)), cell::read::<Vec<u8>>(row.get(nth(own + 1))))
         else {
             return Err(format!(
                 "a row of the query has no value in its cursor \"{column}\", and would never be read: leave such rows out, or give them one"
             ));
         };
-        let value = cell::ordered(value, self.query.type_of(place));
+        let value = cell::ordered(value, &cursor.type_name);
         // What lies ahead of the clock is no mark: everything until then would be passed over.
-        if kind == CursorKind::Time("timestamptz") && value > crate::pg::process::now() {
+        if cursor.kind == CursorKind::Time("timestamptz") && value > crate::pg::process::now() {
             return Ok(());
         }
         if self.high_water.as_ref().is_none_or(|(highest, _)| value > *highest) {

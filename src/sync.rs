@@ -213,11 +213,6 @@ impl Query {
         CursorKind::of(&column.type_name)
     }
 
-    /// The name of the type of the column at that place.
-    pub fn type_of(&self, place: usize) -> &str {
-        self.columns.get(place).map(|column| column.type_name.as_str()).unwrap_or_default()
-    }
-
     /// A query that makes a row of the JSON object that is its parameter of that number.
     pub fn row_of_json(&self, parameter: usize) -> String {
         let column =

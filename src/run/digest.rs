@@ -24,13 +24,16 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Of a query's columns, with the names of their types, those that `counts` picks.
+    /// Of a query's columns, with the names of their types, those that `counts` picks. They are taken by name: which
+    /// stands before which is no difference.
     pub fn new(columns: &[(Column, String)], counts: impl Fn(&str) -> bool) -> Compared {
-        let picked = || columns.iter().filter(|(column, _)| counts(&column.name));
+        let mut picked: Vec<&(Column, String)> =
+            columns.iter().filter(|(column, _)| counts(&column.name)).collect();
+        picked.sort_unstable_by(|(one, _), (other, _)| one.name.cmp(&other.name));
         let described: Vec<[&str; 2]> =
-            picked().map(|(column, type_name)| [column.name.as_str(), type_name.as_str()]).collect();
+            picked.iter().map(|(column, type_name)| [column.name.as_str(), type_name.as_str()]).collect();
         Compared {
-            columns: picked().map(|(column, _)| Bound::new(column)).collect(),
+            columns: picked.iter().map(|(column, _)| Bound::new(column)).collect(),
             written: Vec::new(),
             description: serde_json::json!(described).to_string(),
         }

@@ -459,6 +459,20 @@ fn a_cursor_reads_what_is_new_and_what_may_have_come_late() {
 }
 
 #[test]
+fn columns_may_change_places() {
+    let scene = Scene::new();
+    source(&scene, ", cursor => 'id', overlap => '0'");
+    scene.sql("insert into source values (1, 'sub', 1), (2, 'sub', 2)");
+    run(&scene);
+    scene.sql("alter table source rename to before; create table source (amount numeric, subscription text, id bigint); insert into source select amount, subscription, id from before");
+    scene.sql("insert into source values (3, 'sub', 3); update source set amount = 20 where id = 2");
+    assert_eq!(run(&scene), "succeeded 2 1 1 0 0");
+    scene.sql("insert into source values (4, 'sub', 4)");
+    assert_eq!(run(&scene), "succeeded 2 1 0 0 1");
+    scene.wait_for_event("calls:insert:4:3");
+}
+
+#[test]
 fn a_number_is_a_cursor_too() {
     let scene = Scene::new();
     source(&scene, ", cursor => 'id', overlap => '2'");
