@@ -324,3 +324,31 @@ fn destinations_made_on_a_copy_are_its_own() {
         "select subscription, amount from usage union all select subscription, amount from trial",
     );
 }
+
+#[test]
+fn a_copy_runs_no_query_until_it_is_released() {
+    let mut scene = scene_with(&Options::default());
+    scene.sql(
+        "select lago_push.create_sync('queried', query => 'select * from usage', key => '{id}', template =>
+             '{\"external_subscription_id\": \"{{ row.subscription }}\", \"code\": \"usage\", \"timestamp\": 1760000000}')",
+    );
+    scene.activate("queried");
+    let copy = Arc::new(copy_of(&scene.cluster));
+    scene.cluster.stop(Stop::Immediate);
+    copy.start_again();
+    move_scene(&mut scene, &copy);
+    wait_for_hold(&scene, "this data directory is a copy of the one that delivered before");
+    scene.sql("select lago_push.run_now('queried')");
+    scene.sql("select lago_push._wake()");
+    wait_until("the worker has looked", PATIENCE, || {
+        scene.value::<bool>("select not bool_or(wanted) from lago_push._workers()")
+    });
+    scene.cluster.stop(Stop::Fast);
+    scene.cluster.start_again();
+    let runs = "select count(*) from lago_push.runs";
+    assert_eq!(scene.value::<i64>(runs), 0);
+    scene.run("select lago_push.release('lago')", &[]);
+    wait_until("the query has run", PATIENCE, || {
+        scene.value::<i64>("select count(*) from lago_push.runs where state = 'succeeded'") == 1
+    });
+}
