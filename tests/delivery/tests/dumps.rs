@@ -16,7 +16,7 @@ use fake_lago::Store;
 const BAD_ROW: &str = "insert into usage (subscription, amount, created_at) values ('sub_1', 42, 'infinity')";
 
 /// Every table a dump carries, row by row.
-const CARRIED: [&str; 10] = [
+const CARRIED: [&str; 14] = [
     "destination",
     "sync",
     "account",
@@ -27,6 +27,10 @@ const CARRIED: [&str; 10] = [
     "reply",
     "backfill",
     "destination_health",
+    "run",
+    "run_request",
+    "memory",
+    "remembered",
 ];
 
 /// A database in the middle of its life: syncs in every state, messages that wait, one that failed before, dead
@@ -51,6 +55,17 @@ fn lived_in() -> Scene {
     }
     assert!(scene.value::<bool>("select lago_push.flush('usage')"));
     assert_eq!(scene.value::<i64>("select lago_push.discard('usage', 'id % 3 = 0')"), 1);
+    scene.run(
+        "select lago_push.create_sync('queried', query => 'select * from usage', key => '{id}', first_run => 'remember', template => $1)",
+        &[&delivery::scene::usage_template("usage")],
+    );
+    scene.activate("queried");
+    scene.sql("select lago_push.run_now('queried')");
+    wait_until("the query has run", PATIENCE, || {
+        scene.value::<bool>(
+            "select exists (select from lago_push.runs where state = 'succeeded' and added > 0)",
+        )
+    });
     scene.sql("select lago_push.hold('lago')");
     for table in ["usage", "paused", "ordered"] {
         scene.sql(&insert_rows(table, 20));
@@ -59,7 +74,9 @@ fn lived_in() -> Scene {
         "insert into lago_push.retry (message_id, attempts, next_attempt_at, last_error)
          select min(m.id), 2, now(), 'the test says so' from lago_push.message m;
          insert into lago_push.backfill (sync_id, chunk, by, walked_by, position, rows_done)
-         select s.id, 1000, 'somebody', '{id}', '{17}', 17 from lago_push.sync s where s.name = 'drafted'",
+         select s.id, 1000, 'somebody', '{id}', '{17}', 17 from lago_push.sync s where s.name = 'drafted';
+         insert into lago_push.run_request (sync_id, removals)
+         select s.id, 'limited' from lago_push.sync s where s.name = 'drafted'",
     );
     scene
 }
