@@ -14,6 +14,7 @@ pub mod compare;
 mod digest;
 pub mod due;
 pub mod memory;
+mod portion;
 mod process;
 pub mod query;
 mod words;
@@ -24,6 +25,7 @@ use self::capture::Capture;
 use self::compare::{Counts, KeyFault, Limit, Side};
 use self::digest::{Compared, Digest};
 use self::memory::{Begun, End, Reader, Remembered, Removals, Writer};
+use self::portion::Portion;
 use self::query::CursorKind;
 use crate::buffer::Operation;
 use crate::outbox;
@@ -34,8 +36,8 @@ use crate::render::Column;
 use crate::shared::runs::Progress;
 use crate::sync::{self, FirstRun, Query, Stored, Wanted};
 
-/// Rows that are held at once.
-const PAGE: u16 = 1000;
+/// Rows at the end of the memory that are billed as gone before what they took is given back.
+const GONE_AT_A_TIME: usize = 100;
 
 /// Locks what a sync's query reads, until the transaction ends. Before the run's snapshot: whoever truncates a table and
 /// fills it again, or puts another in its place, has done so before that, or waits until the run has read all. Older
@@ -232,11 +234,13 @@ impl Run<'_> {
             None => Reader::all(sync),
             Some(_) => None,
         };
+        let mut portion = Portion::first();
         loop {
-            let fetch = || rows.fetch(PAGE);
+            let fetch = || rows.fetch(portion.rows());
             let Some(page) = caller::reading_as(self.query.run_as, &self.query.search_path, fetch) else {
                 break;
             };
+            portion = Portion::after(page.len(), page.bytes());
             let mut read = Vec::with_capacity(page.len());
             for index in 0..page.len() {
                 let tuple = page.tuple(index);
@@ -264,7 +268,7 @@ impl Run<'_> {
             self.check_removed(self.counts.removed.saturating_add(left))?;
             while memory.key().is_some() {
                 pages::in_own_memory(|| {
-                    for _ in 0..PAGE {
+                    for _ in 0..GONE_AT_A_TIME {
                         match memory.take() {
                             Some(gone) => self.is_gone(gone)?,
                             None => break,

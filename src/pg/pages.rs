@@ -194,6 +194,12 @@ impl Page {
         self.rows
     }
 
+    /// What its rows take, but for what is stored out of line.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: each is a live tuple.
+        (0..self.rows).map(|row| unsafe { (*self.tuple(row)).t_len } as usize).sum()
+    }
+
     /// The row of that index, below [`Page::len`]; lives as long as the page.
     pub fn tuple(&self, index: usize) -> pg_sys::HeapTuple {
         assert!(index < self.rows, "a page has no such row");

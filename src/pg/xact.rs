@@ -376,24 +376,34 @@ pub fn in_transaction<R>(work: impl FnOnce() -> R) -> R {
 }
 
 /// The same for work that sees one snapshot, of which `before` does what must come before it: it is given one of the
-/// catalogs alone. If that says how the transaction ends, it ends so.
-pub fn in_transaction_with<R>(before: impl FnOnce() -> Option<R>, work: impl FnOnce() -> R) -> R {
+/// catalogs alone. What fails is undone, by itself and with its transaction: a commit may have to do with what an error
+/// has broken, such as a connection to another server, and fail too.
+pub fn in_transaction_with<E>(
+    before: impl FnOnce() -> Result<(), E>,
+    work: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     // SAFETY: called by a background worker outside any transaction.
     unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
     // SAFETY: as above.
     unsafe { pg_sys::StartTransactionCommand() };
     // SAFETY: in the transaction just begun; the server copies the snapshot.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid)) };
-    let ended = before();
+    let mut result = before();
     // SAFETY: pops the snapshot pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
-    // SAFETY: in the transaction begun above.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let result = ended.unwrap_or_else(work);
-    // SAFETY: pops the snapshot pushed above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    // SAFETY: ends the transaction begun above.
-    unsafe { pg_sys::CommitTransactionCommand() };
+    if result.is_ok() {
+        // SAFETY: in the transaction begun above.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        result = work();
+        // SAFETY: pops the snapshot pushed above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+    }
+    match result {
+        // SAFETY: ends the transaction begun above.
+        Ok(()) => unsafe { pg_sys::CommitTransactionCommand() },
+        // SAFETY: as above.
+        Err(_) => unsafe { pg_sys::AbortCurrentTransaction() },
+    }
     result
 }
 

@@ -7,6 +7,7 @@
 use super::compare::Counts;
 use super::digest::Digest;
 use super::due::{self, Past};
+use super::portion::Portion;
 use crate::pg::pages::{Page, Pages};
 use crate::pg::trigger::{Rows, Tuple};
 use crate::pg::{array, cell, heap};
@@ -16,8 +17,6 @@ use pgrx::prelude::*;
 
 pub type Result<T> = std::result::Result<T, pgrx::spi::Error>;
 
-/// Rows remembered that are held at once.
-const PAGE: u16 = 1000;
 /// What is noted is written when there is so much of it.
 const ROWS_AT_A_TIME: usize = 1000;
 const BYTES_AT_A_TIME: usize = 1 << 20;
@@ -176,6 +175,7 @@ pub struct Remembered {
 pub struct Reader {
     pages: Pages,
     page: Option<Page>,
+    portion: Portion,
     /// Of the page.
     next: usize,
     slot: Rows,
@@ -204,7 +204,7 @@ impl Reader {
 
     fn open(pages: Pages) -> Option<Reader> {
         let slot = Rows::new(pages.descriptor());
-        let mut reader = Reader { pages, page: None, next: 0, slot, ahead: None };
+        let mut reader = Reader { pages, page: None, portion: Portion::first(), next: 0, slot, ahead: None };
         reader.step();
         Some(reader)
     }
@@ -222,8 +222,11 @@ impl Reader {
 
     fn step(&mut self) {
         if self.page.as_ref().is_none_or(|page| self.next >= page.len()) {
-            self.page = self.pages.fetch(PAGE);
+            self.page = self.pages.fetch(self.portion.rows());
             self.next = 0;
+            if let Some(page) = &self.page {
+                self.portion = Portion::after(page.len(), page.bytes());
+            }
         }
         self.ahead = self.page.as_ref().map(|page| remembered(self.slot.show(page.tuple(self.next))));
         self.next += 1;

@@ -57,13 +57,13 @@ pub extern "C-unwind" fn lago_push_run(argument: pg_sys::Datum) {
     let Some(begun) = xact::in_transaction(|| known(memory::begin(sync))) else { return };
     // One snapshot for all that a run reads.
     process::set_for_worker("default_transaction_isolation", "repeatable read");
-    let failed = xact::in_transaction_with(
-        || tried(sync, || run::lock(sync)).err().map(Some),
-        || tried(sync, || run::run(sync, begun, &progress)).err(),
+    let done = xact::in_transaction_with(
+        || tried(sync, || run::lock(sync)),
+        || tried(sync, || run::run(sync, begun, &progress)),
     );
     process::set_for_worker("default_transaction_isolation", "read committed");
     // Of a sync that was dropped meanwhile nothing is left to write it down for.
-    if let Some(failed) = failed.filter(|failed| !failed.name.is_empty()) {
+    if let Some(failed) = done.err().filter(|failed| !failed.name.is_empty()) {
         // Apart from what was tried, which is undone: it sees what has changed meanwhile.
         xact::in_transaction(|| fail(&failed, sync, begun, &progress));
     }
