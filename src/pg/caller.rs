@@ -262,10 +262,7 @@ pub fn reading_as<R>(role: pg_sys::Oid, search_path: &str, work: impl FnOnce() -
         unsafe {
             pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32)
         };
-        super::cell::pinned_with(&path, || {
-            super::cell::pin(c"transaction_read_only", c"on");
-            work()
-        })
+        super::cell::pinned_with(&path, || super::xact::read_only(work))
     })
 }
 
