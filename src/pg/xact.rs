@@ -234,9 +234,11 @@ pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, 
 /// Does `work`, in which nothing can be written, as in a read-only transaction; and which cannot change that if it is
 /// done in a subtransaction. Not by the setting: from version 16 on it cannot be set for a part of a transaction.
 pub fn read_only<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: a variable of the backend. An error puts back what it was when its subtransaction began, or ends the
-    // transaction whose variable it is.
-    let before = unsafe { std::mem::replace(&mut *&raw mut pg_sys::XactReadOnly, true) };
+    // SAFETY: a variable of the backend.
+    let before = unsafe { pg_sys::XactReadOnly };
+    // SAFETY: as above. An error puts back what it was when its subtransaction began, or ends the transaction whose
+    // variable it is.
+    unsafe { pg_sys::XactReadOnly = true };
     let result = work();
     // SAFETY: as above.
     unsafe { pg_sys::XactReadOnly = before };
