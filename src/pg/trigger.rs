@@ -229,14 +229,16 @@ impl Rows {
 
     /// For the first columns of such rows: what follows them is not seen, and as a whole a row is these.
     pub fn of_first(columns: usize, descriptor: pg_sys::TupleDesc) -> Rows {
-        // SAFETY: a live descriptor is copied; with fewer columns than it holds it describes the beginning of the same
-        // tuples. The server keeps what it registers.
+        // SAFETY: a live descriptor.
+        let count = unsafe { (*descriptor).natts }.min(i32::try_from(columns).unwrap_or(i32::MAX));
+        // SAFETY: the new descriptor has that many columns, and so has the other; with fewer than that it describes the
+        // beginning of the same tuples. The server keeps what it registers.
         let registered = unsafe {
-            let copy = pg_sys::CreateTupleDescCopy(descriptor);
-            (*copy).natts = (*copy).natts.min(i32::try_from(columns).unwrap_or(i32::MAX));
-            (*copy).tdtypeid = pg_sys::RECORDOID;
-            (*copy).tdtypmod = -1;
-            pg_sys::BlessTupleDesc(copy)
+            let first = pg_sys::CreateTemplateTupleDesc(count);
+            for number in 1..=count {
+                pg_sys::TupleDescCopyEntry(first, number as i16, descriptor, number as i16);
+            }
+            pg_sys::BlessTupleDesc(first)
         };
         Rows::new(registered)
     }

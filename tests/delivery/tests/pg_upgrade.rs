@@ -9,7 +9,7 @@ use std::env;
 
 use delivery::cluster::{Cluster, Options, Stop, programs_of};
 use delivery::oracle::assert_billed;
-use delivery::scene::{Scene, insert_rows};
+use delivery::scene::{Scene, insert_rows, usage_template};
 use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
 
@@ -46,6 +46,15 @@ fn upgraded(create_extension: &str) -> Scene {
     scene.sql(&insert_rows("usage", 30));
     scene.sql(BAD_ROW);
     assert!(scene.value::<bool>("select lago_push.flush()"));
+    let has_queries = scene.value::<bool>("select to_regclass('lago_push.remembered') is not null");
+    if has_queries {
+        scene.run(
+            "select lago_push.create_sync('queried', query => 'select * from usage', key => '{id}', first_run => 'remember', template => $1)",
+            &[&usage_template("usage")],
+        );
+        scene.activate("queried");
+        assert_eq!(run(&scene), "succeeded 31 added, 0 unchanged ");
+    }
     scene.lago.stop();
     scene.sql(&insert_rows("usage", 250));
     wait_until("the outage is noticed", PATIENCE, || scene.destination_error().is_some());
@@ -60,14 +69,27 @@ fn upgraded(create_extension: &str) -> Scene {
     assert_eq!(scene.status("usage").pending, 250);
     scene.lago.resume().unwrap();
     assert_delivered(&scene);
+    if has_queries {
+        scene.sql("select lago_push.alter_sync('queried', query => 'select * from usage where id <= 31')");
+        assert_eq!(run(&scene), "succeeded 0 added, 31 unchanged ");
+    }
     scene
+}
+
+/// Runs the query, and gives what the run came to.
+fn run(scene: &Scene) -> String {
+    let runs = "select count(*) from lago_push.runs where finished_at is not null";
+    let before: i64 = scene.value(runs);
+    scene.sql("select lago_push.run_now('queried')");
+    wait_until("the query has run", PATIENCE, || scene.value::<i64>(runs) > before);
+    scene.value("select format('%s %s added, %s unchanged %s', state, added, unchanged, error) from lago_push.runs order by started_at desc limit 1")
 }
 
 #[track_caller]
 fn assert_delivered(scene: &Scene) {
     assert_billed(scene, "select subscription, amount from usage where created_at <> 'infinity'");
     assert_eq!(scene.status("usage").dead, 1);
-    assert!(scene.value::<bool>("select balanced from lago_push.ledger"));
+    assert!(scene.value::<bool>("select bool_and(balanced) from lago_push.ledger"));
 }
 
 #[test]
