@@ -9,7 +9,7 @@ use crate::cap::{self, Room, WhenFull};
 use crate::defaults::Origin;
 use crate::pg::cell;
 use crate::pg::report::{self, Audience, Words};
-use crate::pg::trigger::{Fired, Unfit};
+use crate::pg::trigger::{Fired, Tuple, Unfit};
 use crate::pg::xact::{self, Moment, SubMoment};
 use crate::recipe::Made;
 use crate::sync::{self, Compiled, OnError, Ready};
@@ -115,9 +115,7 @@ pub fn capture(fired: &Fired) {
                 }
                 Ok(Made::Skipped) => {}
                 Err(reason) => {
-                    let view = ready.recipe.view(Origin::Change, operation, fired.row(), fired.old());
-                    // In line all the same, unless that is what could not be told.
-                    let key = ready.recipe.order_key(&view).unwrap_or_default();
+                    let key = ready.recipe.place_in_line(Origin::Change, operation, fired.row(), fired.old());
                     unrendered(fired, ready.sync, &ready.name, key, reason, ready.on_error, &ready.excluded)
                 }
             }
@@ -193,14 +191,28 @@ fn unrendered(
 
 /// Keeps a row as a dead letter.
 fn bury(fired: &Fired, sync: i32, name: &str, key: Option<i64>, reason: String, excluded: &[String]) {
-    let old = (fired.operation() == Operation::Update).then(|| fired.old()).flatten();
-    let dead = StillBorn {
+    let operation = fired.operation();
+    let dead = still_born(name, reason, operation, fired.row(), fired.old(), excluded);
+    add_dead(sync, operation, key, dead);
+}
+
+/// A dead letter of a row, with all of it but what is excluded.
+pub fn still_born(
+    name: &str,
+    reason: String,
+    operation: Operation,
+    row: Tuple,
+    old: Option<Tuple>,
+    excluded: &[String],
+) -> StillBorn {
+    // A deleted row is its own older version.
+    let old = old.filter(|_| operation == Operation::Update);
+    StillBorn {
         sync_name: name.to_owned(),
         reason,
-        source_row: cell::row_to_json(fired.row(), excluded),
+        source_row: cell::row_to_json(row, excluded),
         old_row: old.and_then(|old| cell::row_to_json(old, excluded)),
-    };
-    with_buffer(|buffer, current| buffer.push_dead(current, sync, fired.operation(), key, dead));
+    }
 }
 
 /// Adds the message of a row no trigger has fired for.

@@ -173,6 +173,10 @@ impl Parsed {
         all.iter().copied().filter(|supplied| !certain(supplied)).collect()
     }
 
+    fn names_old(&self) -> bool {
+        self.references().any(|(_, reference)| reference.side == Side::Old) || self.whole(Side::Old)
+    }
+
     fn whole(&self, side: Side) -> bool {
         let template = self.template.iter().map(Template::references);
         let line = |text: &PathTemplate| text.references().clone();
@@ -214,8 +218,7 @@ pub fn check(call: &Call, texts: Texts<'_>, has_mapper: bool, sources: &Sources)
         let mistake = Mistake { kind: MistakeKind::Malformed, what, at, hint };
         return Err(Fault::Mistake { place: "template", mistake });
     }
-    let names_old = parsed.references().any(|(_, reference)| reference.side == Side::Old);
-    Ok(Needs { old_row: names_old || parsed.whole(Side::Old) })
+    Ok(Needs { old_row: parsed.names_old() })
 }
 
 /// What makes the payload.
@@ -342,9 +345,7 @@ impl Recipe {
             .filter(counts)
             .filter_map(|column| trigger::stored(relation?, column.number))
             .collect();
-        let needs_old = parsed.references().any(|(_, reference)| reference.side == Side::Old)
-            || parsed.whole(Side::Old)
-            || matches!(maker, Maker::Mapper(_));
+        let needs_old = parsed.names_old();
         let is_program = parsed.is_program();
         let defaults = Defaults::new(parsed.supplied(&call), sync, &sources.key, &sources.columns);
         let order = match parsed.order_by {
@@ -377,7 +378,7 @@ impl Recipe {
         })
     }
 
-    /// Whether an update's payload depends on what the row was before.
+    /// Whether its texts name what a row was before.
     pub fn needs_old(&self) -> bool {
         self.needs_old
     }
@@ -436,6 +437,18 @@ impl Recipe {
         old: Option<Tuple>,
     ) -> RowView<'a> {
         RowView::new(operation, row, old, origin, &self.bound)
+    }
+
+    /// What a row that cannot be rendered is put in order by: it is in line all the same, unless that is what cannot be
+    /// told.
+    pub fn place_in_line(
+        &self,
+        origin: Origin,
+        operation: Operation,
+        row: Tuple,
+        old: Option<Tuple>,
+    ) -> Option<i64> {
+        self.order_key(&self.view(origin, operation, row, old)).unwrap_or_default()
     }
 
     /// What a row's message is put in order by, as a number. Rows without a value there are in order too.

@@ -404,8 +404,9 @@ pub fn let_in(database: pg_sys::Oid) {
     }
 }
 
-fn owner(destination: i32) -> u64 {
-    u64::from(u32::from(process::own_database())) << 32 | u64::from(destination.unsigned_abs())
+/// Something of this database, by its number, in one number.
+fn owner(of_database: i32) -> u64 {
+    u64::from(u32::from(process::own_database())) << 32 | u64::from(of_database.unsigned_abs())
 }
 
 /// Publishes how many requests are under way to a destination.

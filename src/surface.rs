@@ -13,6 +13,7 @@ pub mod trying;
 
 use crate::endpoint::{Batch, CATALOGUE, Repeat};
 use crate::pg::{caller, heap, process};
+use crate::sync::Stored;
 use crate::{cap, capture, outbox, shared};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -24,6 +25,16 @@ fn refuse(code: PgSqlErrorCode, message: impl Into<String>, detail: Option<Strin
         report = report.set_detail(detail);
     }
     report.report(PgLogLevel::ERROR);
+}
+
+/// Refuses a sync that cannot be bound to what its rows come from.
+fn refuse_unbound(stored: &Stored, reason: String) {
+    refuse(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("sync \"{}\" cannot be applied to its source", stored.name),
+        Some(reason),
+        "Mend it with lago_push.alter_sync().",
+    );
 }
 
 /// Makes what the calling transaction changed known to all backends and the worker, at its commit.

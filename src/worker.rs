@@ -28,6 +28,7 @@ use crate::guard::Guard;
 use crate::lane::{Lane, Next, Pressure};
 use crate::message::Message;
 use crate::outbox::{self, Settlement, Statements};
+use crate::pg::claim::{self, Claim};
 use crate::pg::process::{self, Continue, Wait};
 use crate::pg::{compat, xact};
 use crate::request::Shape;
@@ -88,7 +89,7 @@ pub extern "C-unwind" fn lago_push_worker(database: pg_sys::Datum) {
         shared::nothing_to_do_here();
         return;
     }
-    if !process::become_the_only_worker() {
+    if claim::claim_worker() == Claim::AnotherSessions {
         return;
     }
     let Some(slot) = shared::own_slot() else { return };

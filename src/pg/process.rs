@@ -353,23 +353,6 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Tries to become the one worker of this database, until this process ends.
-pub fn become_the_only_worker() -> bool {
-    // The class number is arbitrary but fixed; "LagoPush" in a telephone's letters.
-    let tag = pg_sys::LOCKTAG {
-        locktag_field1: u32::from(own_database()),
-        locktag_field2: 52_467_874,
-        locktag_field3: 0,
-        // SQL's advisory locks have 1 or 2 here, so no user's lock can be taken for this one.
-        locktag_field4: 3,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    };
-    // SAFETY: an advisory lock of the session, asked for without waiting.
-    let result = unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, true, true) };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
 /// Runs `spawn` with all signals blocked, so that the threads it starts never take one: signals
 /// belong to the thread that runs PostgreSQL's code.
 pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {

@@ -190,7 +190,7 @@ pub struct Caught {
 /// Runs `work` in an internal subtransaction, so that an error PostgreSQL or a user's function raises
 /// in it undoes only its own doing. Cancellation and shutdown are passed on: they are not `work`'s fault.
 pub fn protected<R>(work: impl FnOnce() -> R) -> Result<R, Caught> {
-    attempt(work, || {}, Doings::Kept).map_err(|(caught, error)| {
+    attempt(work, || {}, |_| Doings::Kept).map_err(|(caught, error)| {
         if caught.sqlstate.starts_with("57") {
             error.rethrow();
         }
@@ -213,17 +213,7 @@ pub const CANCELED: &str = "57014";
 /// Like [`protected`], and `work` is cancelled after `limit`; to be cancelled is its fault here. For a
 /// background worker: it has no statement time-out of its own that this could be mistaken for.
 pub fn protected_for<R>(limit: Duration, work: impl FnOnce() -> R) -> Result<R, Caught> {
-    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
-    // SAFETY: the server registers this time-out in every process that is connected to a database.
-    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
-    let stop = || {
-        // SAFETY: as above.
-        unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
-        // It may have struck after the last look; nothing else here is to be cancelled.
-        // SAFETY: a flag of this process.
-        unsafe { pg_sys::QueryCancelPending = 0 };
-    };
-    attempt(work, stop, Doings::Kept).map_err(|(caught, error)| {
+    attempt(work, cancel_after(Some(limit)), |_| Doings::Kept).map_err(|(caught, error)| {
         if caught.sqlstate.starts_with("57") && caught.sqlstate != CANCELED {
             error.rethrow();
         }
@@ -260,12 +250,24 @@ pub fn undone_if_failed<R>(
     limit: Option<Duration>,
     work: impl FnOnce() -> Result<R, String>,
 ) -> Result<R, Undone> {
+    let keep = |done: &Result<R, String>| if done.is_ok() { Doings::Kept } else { Doings::Undone };
+    match attempt(work, cancel_after(limit), keep) {
+        Ok(done) => done.map_err(Undone::Refused),
+        Err((caught, error)) => {
+            let message = report_of(&error).message().to_owned();
+            Err(Undone::Raised { sqlstate: caught.sqlstate, message })
+        }
+    }
+}
+
+/// Has what follows cancelled after a while, if there is a limit; gives what ends that.
+fn cancel_after(limit: Option<Duration>) -> impl FnOnce() {
     if let Some(limit) = limit {
         let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
         // SAFETY: the server registers this time-out in every process that is connected to a database.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
     }
-    let stop = || {
+    move || {
         if limit.is_some() {
             // SAFETY: as above.
             unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
@@ -273,37 +275,19 @@ pub fn undone_if_failed<R>(
         // It may have struck after the last look; nothing else here is to be cancelled.
         // SAFETY: a flag of this process.
         unsafe { pg_sys::QueryCancelPending = 0 };
-    };
-    let refused = std::cell::RefCell::new(None);
-    let tried = attempt(
-        || match work() {
-            Ok(value) => value,
-            Err(why) => {
-                refused.replace(Some(why));
-                pgrx::error!("refused");
-            }
-        },
-        stop,
-        Doings::Kept,
-    );
-    tried.map_err(|(caught, error)| match refused.take() {
-        Some(why) => Undone::Refused(why),
-        None => Undone::Raised { sqlstate: caught.sqlstate, message: message_of(&error) },
-    })
+    }
 }
 
-fn message_of(error: &pg_sys::panic::CaughtError) -> String {
+fn report_of(error: &pg_sys::panic::CaughtError) -> &pg_sys::panic::ErrorReportWithLevel {
     use pg_sys::panic::CaughtError::*;
     match error {
-        PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => {
-            report.message().to_owned()
-        }
+        PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => report,
     }
 }
 
 /// Runs `work`, and undoes what it did to the database. Its errors are raised as they are.
 pub fn undone<R>(work: impl FnOnce() -> R) -> R {
-    match attempt(work, || {}, Doings::Undone) {
+    match attempt(work, || {}, |_| Doings::Undone) {
         Ok(value) => value,
         Err((_, error)) => error.rethrow(),
     }
@@ -316,11 +300,12 @@ enum Doings {
     Undone,
 }
 
-/// Runs `work` in an internal subtransaction, then `ending`, whether it failed or not.
+/// Runs `work` in an internal subtransaction, then `ending`, whether it failed or not. What it gave says what becomes
+/// of its doings.
 fn attempt<R>(
     work: impl FnOnce() -> R,
     ending: impl FnOnce(),
-    doings: Doings,
+    doings: impl FnOnce(&R) -> Doings,
 ) -> Result<R, (Caught, Box<pg_sys::panic::CaughtError>)> {
     // SAFETY: reads two variables of the backend, to put them back below.
     let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
@@ -329,15 +314,7 @@ fn attempt<R>(
     // SAFETY: the caller's context outlives the subtransaction.
     unsafe { pg_sys::MemoryContextSwitchTo(context) };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-        .catch_others(|error| {
-            use pgrx::pg_sys::panic::CaughtError::*;
-            let code = match &error {
-                PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. } => {
-                    report.sql_error_code()
-                }
-            };
-            Err((code as i32, Box::new(error)))
-        })
+        .catch_others(|error| Err((report_of(&error).sql_error_code() as i32, Box::new(error))))
         .execute();
     ending();
     let restore = || {
@@ -349,7 +326,7 @@ fn attempt<R>(
     };
     match result {
         Ok(value) => {
-            match doings {
+            match doings(&value) {
                 // SAFETY: ends the subtransaction begun above.
                 Doings::Kept => unsafe { pg_sys::ReleaseCurrentSubTransaction() },
                 // SAFETY: as above.

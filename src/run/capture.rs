@@ -78,8 +78,7 @@ impl<'a> Capture<'a> {
                 "a row cannot be billed: {reason}; correct it, or let the others through: lago_push.alter_sync(…, on_error => 'dead_letter')"
             )),
             Err(reason) => {
-                let view = self.recipe.view(self.origin, operation, row, old);
-                let key = self.recipe.order_key(&view).unwrap_or_default();
+                let key = self.recipe.place_in_line(self.origin, operation, row, old);
                 self.bury(operation, row, old, key, reason);
                 Ok(())
             }
@@ -93,8 +92,7 @@ impl<'a> Capture<'a> {
         }
         match before.filter(|_| self.needs_whole_rows) {
             None if self.recipe.needs_old() => {
-                let view = self.recipe.view(self.origin, Operation::Update, row, None);
-                let key = self.recipe.order_key(&view).unwrap_or_default();
+                let key = self.recipe.place_in_line(self.origin, Operation::Update, row, None);
                 self.bury(Operation::Update, row, None, key, OLD_NOT_KEPT.into());
                 Ok(())
             }
@@ -173,14 +171,9 @@ impl<'a> Capture<'a> {
     }
 
     fn bury(&self, operation: Operation, row: Tuple, old: Option<Tuple>, key: Option<i64>, reason: String) {
-        let old = (operation == Operation::Update).then_some(old).flatten();
-        let dead = StillBorn {
-            sync_name: self.stored.name.clone(),
-            reason,
-            source_row: self.whole(row),
-            old_row: old.and_then(|old| self.whole(old)),
-        };
-        capture::add_dead(self.stored.id, operation, key, dead);
+        let (stored, excluded) = (self.stored, self.stored.excluded());
+        let dead = capture::still_born(&stored.name, reason, operation, row, old, excluded);
+        capture::add_dead(stored.id, operation, key, dead);
     }
 }
 

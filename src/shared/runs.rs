@@ -1,7 +1,7 @@
 //! Runs under way: how far each is, for the view `runs`; which there are, for the worker and for whoever wants the
 //! database alone.
 
-use super::BLOCK;
+use super::{BLOCK, owner};
 use crate::pg::process;
 use crate::run::compare::Counts;
 use pgrx::pg_sys;
@@ -26,10 +26,6 @@ pub struct RunSlot {
 #[derive(Clone, Copy)]
 pub struct Progress(Option<&'static RunSlot>);
 
-fn owner(database: pg_sys::Oid, sync: i32) -> u64 {
-    u64::from(u32::from(database)) << 32 | u64::from(sync.unsigned_abs())
-}
-
 fn slots() -> impl Iterator<Item = &'static RunSlot> {
     BLOCK.get().into_iter().flat_map(|shared| &shared.runs)
 }
@@ -41,7 +37,7 @@ fn of(database: pg_sys::Oid) -> impl Iterator<Item = &'static RunSlot> {
 
 /// The calling process is the run of that sync now.
 pub fn enter(sync: i32) -> Progress {
-    let own = owner(process::own_database(), sync);
+    let own = owner(sync);
     let slot = slots().find(|slot| slot.owner.compare_exchange(0, own, SeqCst, SeqCst).is_ok());
     if let Some(slot) = slot {
         slot.pid.store(process::own_pid(), SeqCst);
@@ -105,7 +101,7 @@ pub fn any(database: pg_sys::Oid) -> bool {
 
 /// Ends the run of a sync of this database. It says whether there is one.
 pub fn end(sync: i32) -> bool {
-    let own = owner(process::own_database(), sync);
+    let own = owner(sync);
     let slot = slots().find(|slot| slot.owner.load(SeqCst) == own);
     if let Some(pid) = slot.map(|slot| slot.pid.load(SeqCst)).filter(|pid| *pid > 0) {
         process::end(pid);

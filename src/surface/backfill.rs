@@ -4,9 +4,9 @@
 //! far the backfill has come are of one transaction, that no transaction is longer than its rows take to
 //! render, and that what Lago would bill a second time is refused before it is sent.
 
-use super::refuse;
+use super::{refuse, refuse_unbound};
 use crate::backfill::{self, Pace, Patience, Unfit};
-use crate::buffer::{Operation, StillBorn};
+use crate::buffer::Operation;
 use crate::capture;
 use crate::defaults::Origin;
 use crate::liquid::CLOCK;
@@ -264,12 +264,7 @@ impl Source {
         match bound {
             Ok(recipe) => Source { stored, relation, recipe },
             Err(reason) => {
-                refuse(
-                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    format!("sync \"{}\" cannot be applied to its source", stored.name),
-                    Some(reason.clone()),
-                    "Mend it with lago_push.alter_sync().",
-                );
+                refuse_unbound(&stored, reason.clone());
                 error!("{reason}")
             }
         }
@@ -360,15 +355,10 @@ impl Source {
                 "Correct the row and call lago_push.backfill() again, or let it go on without such rows: lago_push.alter_sync(…, on_error => 'dead_letter').",
             ),
             Err(reason) => {
-                let view = self.recipe.view(self.origin(), Operation::Insert, row, None);
-                let key = self.recipe.order_key(&view).unwrap_or_default();
-                let dead = StillBorn {
-                    sync_name: self.stored.name.clone(),
-                    reason,
-                    source_row: cell::row_to_json(row, self.stored.excluded()),
-                    old_row: None,
-                };
-                capture::add_dead(sync, Operation::Insert, key, dead);
+                let (stored, inserted) = (&self.stored, Operation::Insert);
+                let key = self.recipe.place_in_line(self.origin(), inserted, row, None);
+                let dead = capture::still_born(&stored.name, reason, inserted, row, None, stored.excluded());
+                capture::add_dead(sync, inserted, key, dead);
             }
         }
     }

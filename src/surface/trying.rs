@@ -1,7 +1,7 @@
 //! Trying: what a sync would send, and sending one, before it counts.
 
 use super::check::names;
-use super::refuse;
+use super::{refuse, refuse_unbound};
 use crate::buffer::Operation;
 use crate::call::{Call, Method};
 use crate::defaults::Origin;
@@ -62,7 +62,7 @@ fn rendered(
     let recipe = match stored.bind(relation.as_ptr()) {
         Ok(recipe) => recipe,
         Err(reason) => {
-            refuse_broken(&stored, reason);
+            refuse_unbound(&stored, reason);
             return TableIterator::new(Vec::new());
         }
     };
@@ -107,7 +107,7 @@ fn rendered_of_query(stored: &Stored, query: &Query, rows: i32) -> Vec<Shown> {
             let Some(first) = taken.first() else { return };
             let recipe = match stored.bind_query(first.typed_columns()) {
                 Ok(recipe) => recipe,
-                Err(reason) => return refuse_broken(stored, reason),
+                Err(reason) => return refuse_unbound(stored, reason),
             };
             for operation in stored.operations() {
                 let origin = Origin::Run { number };
@@ -116,15 +116,6 @@ fn rendered_of_query(stored: &Stored, query: &Query, rows: i32) -> Vec<Shown> {
         });
     });
     shown
-}
-
-fn refuse_broken(stored: &Stored, reason: String) {
-    refuse(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("sync \"{}\" cannot be applied to its source", stored.name),
-        Some(reason),
-        "Mend it with lago_push.alter_sync().",
-    );
 }
 
 /// The rows a sync would capture, as far as its filter can be told from the rows alone. NEW and OLD

@@ -11,6 +11,7 @@
 //! - [`publisher`]: a primary without the extension, and who subscribes to it
 //! - [`writers`]: sessions that write as applications do, all at once
 //! - [`random`]: chance that can be repeated
+//! - [`runs`]: runs of queries, asked for and waited for
 //! - [`soak`]: everything that can go wrong, all at once
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod markdown;
 pub mod oracle;
 pub mod publisher;
 pub mod random;
+pub mod runs;
 pub mod scene;
 pub mod soak;
 pub mod standby;

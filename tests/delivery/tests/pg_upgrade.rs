@@ -9,6 +9,7 @@ use std::env;
 
 use delivery::cluster::{Cluster, Options, Stop, programs_of};
 use delivery::oracle::assert_billed;
+use delivery::runs;
 use delivery::scene::{Scene, insert_rows, usage_template};
 use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
@@ -53,7 +54,7 @@ fn upgraded(create_extension: &str) -> Scene {
             &[&usage_template("usage")],
         );
         scene.activate("queried");
-        assert_eq!(run(&scene), "succeeded 31 added, 0 unchanged ");
+        assert_eq!(runs::run(&scene, "queried"), "succeeded 31 31 0 0 0");
     }
     scene.lago.stop();
     scene.sql(&insert_rows("usage", 250));
@@ -71,18 +72,9 @@ fn upgraded(create_extension: &str) -> Scene {
     assert_delivered(&scene);
     if has_queries {
         scene.sql("select lago_push.alter_sync('queried', query => 'select * from usage where id <= 31')");
-        assert_eq!(run(&scene), "succeeded 0 added, 31 unchanged ");
+        assert_eq!(runs::run(&scene, "queried"), "succeeded 31 0 0 0 31");
     }
     scene
-}
-
-/// Runs the query, and gives what the run came to.
-fn run(scene: &Scene) -> String {
-    let runs = "select count(*) from lago_push.runs where finished_at is not null";
-    let before: i64 = scene.value(runs);
-    scene.sql("select lago_push.run_now('queried')");
-    wait_until("the query has run", PATIENCE, || scene.value::<i64>(runs) > before);
-    scene.value("select format('%s %s added, %s unchanged %s', state, added, unchanged, error) from lago_push.runs order by started_at desc limit 1")
 }
 
 #[track_caller]

@@ -1,6 +1,7 @@
 //! A run's memory: a page of its rows and what capture may hold, however many rows have changed.
 #![forbid(unsafe_code)]
 
+use delivery::runs::{OVER, last_run};
 use delivery::scene::Scene;
 use delivery::wait::{LONG_PATIENCE, wait_until};
 use std::fs;
@@ -20,18 +21,15 @@ fn own_megabytes(pid: i32) -> Option<u64> {
 
 /// Runs the query. Gives what it came to, and the most memory its process was seen to have.
 fn run(scene: &Scene) -> (String, u64) {
-    let ended = "select count(*) from lago_push.runs where finished_at is not null";
-    let before: i64 = scene.value(ended);
+    let before: i64 = scene.value(OVER);
     scene.sql("select lago_push.run_now('many')");
     let mut most = 0;
     wait_until("the run is over", LONG_PATIENCE, || {
         let pid: Option<i32> = scene.value("select max(pid) from lago_push.runs");
         most = most.max(pid.and_then(own_megabytes).unwrap_or_default());
-        scene.value::<i64>(ended) > before
+        scene.value::<i64>(OVER) > before
     });
-    let last = "select concat_ws(' ', state, rows_read, added, changed, removed, unchanged, error)
-                  from lago_push.runs order by started_at desc limit 1";
-    (scene.value(last), most)
+    (last_run(scene), most)
 }
 
 #[test]

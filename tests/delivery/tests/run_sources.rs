@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use delivery::cluster::{Cluster, Options, Stop};
+use delivery::runs::{self, last_run};
 use delivery::scene::Scene;
 use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
@@ -25,22 +26,10 @@ fn query(scene: &Scene, query: &str, key: &str, more: &str) {
     scene.activate("calls");
 }
 
-const RUNS_OVER: &str = "select count(*) from lago_push.runs where finished_at is not null";
-
-/// Runs the query, and waits until the run is over. Gives what it came to.
+/// Runs the query. Gives what the run came to.
+#[track_caller]
 fn run(scene: &Scene) -> String {
-    let before: i64 = scene.value(RUNS_OVER);
-    scene.sql("select lago_push.run_now('calls')");
-    wait_until("the run is over", PATIENCE, || scene.value::<i64>(RUNS_OVER) > before);
-    last_run(scene)
-}
-
-/// State of the run, rows read, added, changed, removed and unchanged, and why it failed.
-fn last_run(scene: &Scene) -> String {
-    scene.value(
-        "select concat_ws(' ', state, rows_read, added, changed, removed, unchanged, error) from lago_push.runs
-          order by started_at desc limit 1",
-    )
+    runs::run(scene, "calls")
 }
 
 /// A run that fails leaves nothing: neither a message, nor anything that the next run would miss.
@@ -175,7 +164,7 @@ fn a_materialized_view_is_read_as_it_was_refreshed_last() {
     // The other kind of refresh lets nobody read: a run that meets it waits, and reads what comes of it.
     scene.sql("update call set amount = 5 where id = 4; delete from call where id = 1");
     elsewhere.batch_execute("begin; refresh materialized view calls").expect("it can be refreshed");
-    let over: i64 = scene.value(RUNS_OVER);
+    let over: i64 = scene.value(runs::OVER);
     scene.sql("select lago_push.run_now('calls')");
     wait_until("the run waits for the refresh", PATIENCE, || {
         scene.value::<bool>(
@@ -184,7 +173,7 @@ fn a_materialized_view_is_read_as_it_was_refreshed_last() {
         )
     });
     elsewhere.batch_execute("commit").expect("it can be committed");
-    wait_until("the run is over", PATIENCE, || scene.value::<i64>(RUNS_OVER) > over);
+    wait_until("the run is over", PATIENCE, || scene.value::<i64>(runs::OVER) > over);
     assert_eq!(last_run(&scene), "succeeded 2 0 1 1 1");
     all.extend(["calls:update:4:5 sub_4 5 4", "calls:delete:1:5 sub_1 1 1"].map(str::to_owned));
     all.sort();
@@ -258,14 +247,14 @@ fn a_server_that_dies_while_it_is_read() {
     there.sql("update calls set amount = amount + 1");
     let mut writer = there.db();
     writer.batch_execute("begin; lock table calls").expect("it can be locked");
-    let over: i64 = scene.value(RUNS_OVER);
+    let over: i64 = scene.value(runs::OVER);
     scene.sql("select lago_push.run_now('calls')");
     wait_until("the run is reading there", PATIENCE, || {
         there.value::<bool>("select exists (select from pg_stat_activity where wait_event_type = 'Lock')")
     });
     there.disconnect();
     there.cluster.stop(Stop::Immediate);
-    wait_until("the run is over", PATIENCE, || scene.value::<i64>(RUNS_OVER) > over);
+    wait_until("the run is over", PATIENCE, || scene.value::<i64>(runs::OVER) > over);
     let end = last_run(&scene);
     assert!(end.starts_with("failed"), "{end}");
     assert_eq!(billed(&scene), all);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use delivery::cluster::{Cluster, Options, Stop};
+use delivery::runs::{self, last_run};
 use delivery::scene::Scene;
 use delivery::wait::{PATIENCE, wait_until};
 use fake_lago::Store;
@@ -21,20 +22,10 @@ fn source(scene: &Scene, more: &str) {
 
 const ALL: &str = ", operations => '{insert,update,delete}', max_removed => 1";
 
-/// Runs the query, and waits until the run is over. Gives what it came to.
+/// Runs the query. Gives what the run came to.
+#[track_caller]
 fn run(scene: &Scene) -> String {
-    let runs = "select count(*) from lago_push.runs where finished_at is not null";
-    let before: i64 = scene.value(runs);
-    scene.sql("select lago_push.run_now('calls')");
-    wait_until("the run is over", PATIENCE, || scene.value::<i64>(runs) > before);
-    last_run(scene)
-}
-
-fn last_run(scene: &Scene) -> String {
-    scene.value(
-        "select concat_ws(' ', state, rows_read, added, changed, removed, unchanged, error) from lago_push.runs
-          order by started_at desc limit 1",
-    )
+    runs::run(scene, "calls")
 }
 
 #[test]
